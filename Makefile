@@ -1,0 +1,52 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export RAY_AUTH_MODE ?= disabled
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench bundle constraints clean
+
+help: ## what each target does
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# Installing again happens only when the pinned set or the packaging changed.
+$(BIN)/.installed: constraints.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' --group dev
+	@touch $@
+
+demo: $(BIN)/.installed ## cache, merge and browse 500 000 tokens of the standard library through the embedded models
+	@$(BIN)/raylens demo
+
+test: $(BIN)/.installed ## the tests (GPU and slow ones deselected)
+	@$(BIN)/python -m pytest
+
+test-slow: $(BIN)/.installed ## long fault and soak runs
+	@$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: $(BIN)/.installed ## ruff, pyright (tests included), architecture tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/python -m pytest tests/architecture
+
+format: $(BIN)/.installed ## format and fix what can be fixed
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(BIN)/.installed ## ratios against their floors, into bench/results
+	@$(BIN)/python -m bench.run
+
+bundle: $(BIN)/.installed ## rebuild every embedded artefact (about two hours on 2 cores)
+	@$(BIN)/python -m raylens_jobs.bundle all
+
+constraints: ## pin what is installed now
+	@(echo "# The tested set. Made with: make constraints (pip freeze of an environment in which the tests pass)."; \
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' | sed 's/+cpu$$//') > constraints.txt
+
+clean: ## remove the environment and build output
+	rm -rf $(VENV) build dist

@@ -1,0 +1,1 @@
+"""Faces: the command line now; Streamlit pages and the MCP server to come."""

@@ -1,0 +1,1 @@
+"""Ray pipelines, one file a stage."""

@@ -1,0 +1,1 @@
+"""The embedded models and the corpora that come with CPython."""

@@ -1,0 +1,144 @@
+"""What the weights of an SAE say by themselves: promoted tokens, neighbours, a map of directions.
+
+Each becomes one table of :mod:`raylens.schema`. Memory is bounded by a block of rows at a time,
+never by the square of the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+from interp_engine import is_rms_norm, rms_norm_parts
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor, nn
+
+from raylens import schema
+from raylens.engine.load import LoadedModel, token_strings
+from raylens.engine.memory import memory_advice
+from raylens.engine.saes import LoadedSae
+
+_BLOCK_ELEMENTS: Final = 1 << 26
+"""Scores held at once: 256 MiB of float32."""
+
+_RESIDUAL: Final = frozenset(
+    {"embeddings", "resid_pre", "resid_mid", "resid_post", "attn_out", "attn_out_post", "mlp_out", "mlp_out_post"}
+)
+"""Points that the unembedding reads, through the residual stream."""
+
+TSNE_LIMIT: Final = 20_000
+"""Widths beyond this get a map by PCA alone."""
+
+_PRINCIPAL: Final = 50
+
+
+def feature_logits(loaded: LoadedModel, sae: LoadedSae, k: int = 20) -> pa.Table:
+    """Tokens each latent promotes and suppresses: its decoder row through final norm and unembedding.
+
+    The direct effect on the logits (Nostalgebraist's logit lens, on a direction): the decoder row,
+    centred where the final norm centres, times the norm's gain, times the unembedding. The norm's
+    division and a softcap keep the order of logits, so they are left out; the unembedding's bias is
+    not the latent's doing.
+
+    Returns:
+        :data:`raylens.schema.LOGITS`: ``k`` rows of sign ``top`` (rank 0: largest) and ``k`` of
+        ``bottom`` (rank 0: smallest) a latent. No rows where the SAE does not write to the
+        residual stream (attention heads, MLP neurons): its decoder is in other units there.
+    """
+    hook = sae.spec.hook
+    if sae.sae.W_dec.shape[1] != loaded.d_model or not (hook.is_module_path or hook.name in _RESIDUAL):
+        return schema.LOGITS.empty_table()
+    unembed = loaded.engine.arch.lm_head.get_parameter("weight")
+    k = min(k, unembed.shape[0])
+    ids, logits = [], []
+    with torch.inference_mode(), memory_advice("computing logits of latents", unembed.device):
+        for rows in _blocks(sae.sae.W_dec, unembed.shape[0]):
+            effect = _through_norm(loaded.engine.arch.final_norm, rows.to(unembed.device))
+            scores = effect.to(unembed.dtype) @ unembed.T
+            for sign in (1, -1):
+                best = torch.topk(scores * sign, k, dim=-1)
+                ids.append(best.indices.cpu())
+                logits.append((best.values * sign).float().cpu())
+    # [2 · blocks] of [rows, k] → [latents, 2, k]
+    id_table = torch.stack([torch.cat(ids[0::2]), torch.cat(ids[1::2])], dim=1).numpy()
+    logit_table = torch.stack([torch.cat(logits[0::2]), torch.cat(logits[1::2])], dim=1).numpy()
+    distinct, where = np.unique(id_table, return_inverse=True)
+    strings = pa.array(token_strings(loaded.tokenizer, distinct.tolist()), pa.string())
+    width = len(id_table)
+    return pa.table(
+        [
+            pa.array(np.repeat(np.arange(width, dtype=np.int32), 2 * k)),
+            pa.array(np.tile(np.repeat(np.array(["top", "bottom"]), k), width)),
+            pa.array(np.tile(np.arange(k, dtype=np.int16), 2 * width)),
+            pa.array(id_table.ravel().astype(np.int32)),
+            strings.take(pa.array(where.ravel())),
+            pa.array(logit_table.ravel()),
+        ],
+        schema=schema.LOGITS,
+    )
+
+
+def decoder_neighbours(sae: LoadedSae, k: int = 10) -> pa.Table:
+    """The ``k`` latents of most similar decoder direction, by cosine: :data:`raylens.schema.NEIGHBOURS`.
+
+    Rank 0 is the nearest other latent; a latent without direction has cosine 0 to all.
+    """
+    k = min(k, sae.d_sae - 1)
+    cosines, neighbours = [], []
+    with torch.inference_mode(), memory_advice("comparing decoder directions", sae.device):
+        unit = nn.functional.normalize(sae.sae.W_dec.float(), dim=-1)
+        start = 0
+        for rows in _blocks(unit, sae.d_sae):
+            similar = rows @ unit.T
+            similar[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -torch.inf
+            best = torch.topk(similar, k, dim=-1)
+            cosines.append(best.values.cpu().numpy())
+            neighbours.append(best.indices.cpu().numpy())
+            start += len(rows)
+    return pa.table(
+        [
+            pa.array(np.repeat(np.arange(sae.d_sae, dtype=np.int32), k)),
+            pa.array(np.tile(np.arange(k, dtype=np.int16), sae.d_sae)),
+            pa.array(np.concatenate(neighbours).ravel().astype(np.int32)),
+            pa.array(np.concatenate(cosines).ravel()),
+        ],
+        schema=schema.NEIGHBOURS,
+    )
+
+
+def decoder_map(sae: LoadedSae, seed: int = 22) -> pa.Table:
+    """A two-dimensional layout of decoder directions, :data:`raylens.schema.MAP`: near means similar.
+
+    Unit decoder rows, reduced by PCA to at most 50 dimensions, then laid out by t-SNE (van der
+    Maaten & Hinton 2008). An SAE of more than ``TSNE_LIMIT`` latents gets its first two principal
+    components instead, which take seconds at any width. The same ``seed`` gives the same map.
+    """
+    unit = nn.functional.normalize(sae.sae.W_dec.detach().float(), dim=-1).cpu().numpy()
+    with_tsne = 4 <= len(unit) <= TSNE_LIMIT
+    parts = min(_PRINCIPAL if with_tsne else 2, *unit.shape)
+    flat = PCA(parts, svd_solver="randomized", random_state=seed).fit_transform(unit)
+    if with_tsne:
+        perplexity = min(30.0, (len(unit) - 1) / 3)
+        flat = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(flat)
+    flat = np.pad(flat, ((0, 0), (0, max(0, 2 - flat.shape[1])))).astype(np.float32)
+    index = pa.array(np.arange(len(unit), dtype=np.int32))
+    return pa.table([index, pa.array(flat[:, 0]), pa.array(flat[:, 1])], schema=schema.MAP)
+
+
+def _blocks(rows: Tensor, columns: int) -> Iterator[Tensor]:
+    return iter(rows.detach().split(max(1, _BLOCK_ELEMENTS // columns)))
+
+
+def _through_norm(norm: nn.Module, rows: Tensor) -> Tensor:
+    """What the norm makes of directions ``[n, d_model]``, without its division: float32."""
+    rows = rows.float()
+    if is_rms_norm(norm):
+        gain = getattr(norm, "weight", None)
+        return rows if gain is None else rows * rms_norm_parts(norm, rows.to(gain.dtype))[1].float()
+    rows = rows - rows.mean(dim=-1, keepdim=True)
+    gain = getattr(norm, "weight", None)
+    return rows if gain is None else rows * gain.float()

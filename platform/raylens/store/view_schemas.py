@@ -1,0 +1,137 @@
+"""Columns of every view: what SQL can count on, whether or not anything is stored yet.
+
+Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``. The
+views of later stages (explanations, audits, traces …) are empty until those stages write; their
+columns here are the keys by which they join with the others, and what each row is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import pyarrow as pa
+
+from raylens import schema
+
+_TEXT: Final = pa.string()
+_TIME: Final = pa.timestamp("us", tz="UTC")
+
+CACHE_ID: Final = pa.field("cache_id", _TEXT)
+SAE: Final = pa.field("sae", _TEXT)
+
+BY_CACHE: Final[Mapping[str, pa.Schema]] = {"documents": schema.DOCUMENTS, "windows": schema.WINDOWS}
+"""Tables of a whole cache, as stored."""
+
+BY_SAE: Final[Mapping[str, pa.Schema]] = {
+    "activations": schema.ACTIVATIONS,
+    "feature_stats": schema.FEATURE_STATS,
+    "logits": schema.LOGITS,
+    "neighbours": schema.NEIGHBOURS,
+    "cofiring": schema.COFIRING,
+    "map": schema.MAP,
+}
+"""Tables of one SAE in a cache, as stored."""
+
+CACHES: Final = pa.schema(
+    [
+        CACHE_ID,
+        ("name", _TEXT),  # given with --name
+        ("generation", _TEXT),  # null before the first merge
+        ("created_at", _TIME),  # of the generation
+        ("n_windows", pa.int64()),
+        ("n_text_tokens", pa.int64()),
+        ("n_special_tokens", pa.int64()),
+        ("n_documents", pa.int64()),
+        ("saes", pa.list_(_TEXT)),
+        ("info", _TEXT),  # JSON: identity, model, tokenizer
+    ]
+)
+
+RUNS: Final = pa.schema(
+    [
+        ("run_id", _TEXT),
+        ("kind", _TEXT),
+        ("status", _TEXT),
+        ("started_at", _TIME),
+        ("finished_at", _TIME),
+        ("heartbeat_at", _TIME),
+        CACHE_ID,
+        ("host", _TEXT),
+        ("pid", pa.int64()),
+        ("config", _TEXT),  # JSON
+        ("progress", _TEXT),  # JSON
+        ("figures", _TEXT),  # JSON
+        ("error", _TEXT),
+        ("raylens", _TEXT),
+    ]
+)
+
+_FEATURE: Final = [CACHE_ID, SAE, ("feature", pa.int32())]
+
+_LATER: Final[Mapping[str, pa.Schema]] = {
+    "explanations": pa.schema([*_FEATURE, ("explainer", _TEXT), ("explanation", _TEXT), ("status", _TEXT)]),
+    "scores": pa.schema(
+        [*_FEATURE, ("explainer", _TEXT), ("scorer", _TEXT), ("metric", _TEXT), ("value", pa.float64())]
+    ),
+    "labels": pa.schema([SAE, ("feature", pa.int32()), ("label", _TEXT), ("source", _TEXT), ("bucket", _TEXT)]),
+    "notes": pa.schema([SAE, ("feature", pa.int32()), ("note", _TEXT), ("author", _TEXT), ("created_at", _TIME)]),
+    "audit_runs": pa.schema(
+        [
+            ("run_id", _TEXT),
+            ("session_id", _TEXT),
+            ("reference", _TEXT),
+            ("candidate", _TEXT),
+            ("score_method", _TEXT),
+            ("score", pa.float64()),
+            ("p_value", pa.float64()),
+            ("verdict", _TEXT),
+        ]
+    ),
+    "audit_prompts": pa.schema([("run_id", _TEXT), ("prompt_id", _TEXT), ("cluster", _TEXT), ("prompt", _TEXT)]),
+    "audit_effects": pa.schema(
+        [("run_id", _TEXT), SAE, ("feature", pa.int32()), ("difference", pa.float64()), ("q_value", pa.float64())]
+    ),
+    "spans": pa.schema([("span_id", _TEXT), ("trace_id", _TEXT), ("model", _TEXT), ("started_at", _TIME)]),
+    "sae_feature_activations": pa.schema(
+        [
+            ("span_id", _TEXT),
+            SAE,
+            ("feature", pa.int32()),
+            ("activation", pa.float32()),
+            ("label", _TEXT),
+            ("bucket", _TEXT),
+        ]
+    ),
+    "patches": pa.schema(
+        [("patch_id", _TEXT), SAE, ("feature", pa.int32()), ("strength", pa.float32()), ("enabled", pa.bool_())]
+    ),
+}
+
+VIEWS: Final[Mapping[str, pa.Schema]] = {
+    **{name: pa.schema([CACHE_ID, *table]) for name, table in BY_CACHE.items()},
+    **{name: pa.schema([CACHE_ID, SAE, *table]) for name, table in BY_SAE.items()},
+    "caches": CACHES,
+    "runs": RUNS,
+    **_LATER,
+}
+"""All views by name, each with its columns in order."""
+
+
+def duckdb_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a column's type."""
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return f"{duckdb_type(kind.value_type)}[]"
+    return _DUCKDB_TYPES[kind]
+
+
+_DUCKDB_TYPES: Final[Mapping[pa.DataType, str]] = {
+    pa.bool_(): "BOOLEAN",
+    pa.int16(): "SMALLINT",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    _TIME: "TIMESTAMP WITH TIME ZONE",
+}

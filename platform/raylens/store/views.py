@@ -1,0 +1,192 @@
+"""The views that SQL sees: each a union over the files of every cache's current generation.
+
+Files are listed from manifests, never by globbing. One branch of a view is one (cache, SAE), whose
+id is a constant column of it: a filter on ``sae`` or ``cache_id`` then removes whole branches
+before any file is opened (a join on file names would not). Within a branch, row-group statistics
+on ``feature`` and ``peak`` prune.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from raylens.errors import DamagedFileError, InputError
+from raylens.store.manifest import FileEntry, Manifest
+from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, RUNS, VIEWS, duckdb_type
+from raylens.store.workspace import CacheStore, Workspace
+
+_SETTINGS: Final = (
+    # Nothing is ever downloaded: closed networks, and no code but DuckDB's own.
+    "autoinstall_known_extensions = false",
+    "autoload_known_extensions = false",
+    # Python variables are not tables.
+    "python_enable_replacements = false",
+    # Files are immutable, so what is known of one stays true.
+    "parquet_metadata_cache = true",
+    "validate_external_file_cache = 'NO_VALIDATION'",
+    "TimeZone = 'UTC'",
+)
+
+_DAMAGE: Final = ("Invalid Input Error", "Invalid Error", "Internal Error", "IO Error: No files found")
+
+
+def connect(
+    workspace: Workspace, *, only: Collection[str] | None = None, memory: str | None = None, locked: bool = False
+) -> duckdb.DuckDBPyConnection:
+    """A new in-memory DuckDB with the views over ``workspace`` as it is now.
+
+    Args:
+        workspace: What to show.
+        only: Names of the views to make; all by default. Fewer is faster.
+        memory: DuckDB's memory limit, for example ``2GB``; nothing is spilled to disk then.
+        locked: Make it fit for SQL from outside: it opens the views' own files and nothing else, and
+            no setting can be changed. Statements must still be checked (:mod:`raylens.store.sql`).
+
+    Raises:
+        DamagedFileError: A manifest, or the first file of a view, cannot be read.
+        InputError: ``memory`` is no amount of memory.
+    """
+    connection = duckdb.connect()
+    for setting in _SETTINGS:
+        connection.execute(f"SET {setting}")
+    if memory is not None:
+        try:
+            connection.execute("SET memory_limit = ?", [memory])
+        except duckdb.Error as error:
+            raise InputError(f"{memory!r} is not an amount of memory.", hint="write 500MB or 2GB.") from error
+        connection.execute("SET temp_directory = ''")
+    else:
+        # Not the current folder, DuckDB's default.
+        connection.execute("SET temp_directory = ?", [str(Path(tempfile.gettempdir()) / "raylens-duckdb")])
+    if not workspace.files.local:
+        connection.register_filesystem(workspace.files.fs)
+    wanted = set(VIEWS if only is None else only)
+    manifests = _manifests(workspace) if wanted - {"runs"} else {}
+    paths: list[str] = []
+    for name in sorted(wanted):
+        if name == "runs":
+            _make_table(connection, name, _runs(workspace))
+        elif name == "caches":
+            _make_table(connection, name, _caches(workspace, manifests))
+        else:
+            paths += _make_view(connection, workspace, name, manifests.values())
+    if locked:
+        connection.execute("SET allowed_paths = ?", [paths])
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _manifests(workspace: Workspace) -> dict[str, Manifest | None]:
+    return {cache_id: workspace.cache(cache_id).manifest() for cache_id in workspace.caches()}
+
+
+def _make_view(
+    connection: duckdb.DuckDBPyConnection, workspace: Workspace, name: str, manifests: Collection[Manifest | None]
+) -> list[str]:
+    """Create one view; returns the files it reads."""
+    read: list[str] = []
+    branches: list[str] = []
+    for constants, entries in _branches(name, manifests):
+        paths = [workspace.files.native(entry.path) for entry in entries]
+        listed = ", ".join(map(_quoted, paths))
+        columns = ", ".join(f"{_quoted(value)} AS {column}" for column, value in constants.items())
+        # Both off: a folder of the workspace's own path may look like column=value.
+        options = "hive_partitioning = false, filename = false"
+        branches.append(f"SELECT {columns}, * FROM read_parquet([{listed}], {options})")
+        read += paths
+    if not branches:
+        nulls = ", ".join(f"NULL::{duckdb_type(column.type)} AS {_named(column.name)}" for column in VIEWS[name])
+        branches.append(f"SELECT {nulls} WHERE false")
+    try:
+        connection.execute(f"CREATE VIEW {_named(name)} AS {' UNION ALL '.join(branches)}")
+    except duckdb.Error as error:
+        raise damage_in(error) or error from error
+    return read
+
+
+def damage_in(error: BaseException) -> DamagedFileError | None:
+    """An error of DuckDB, or one that Arrow passes on from it, as damage of a stored file if it is about one.
+
+    DuckDB finds files that are missing, truncated, or do not decompress. It does not look at the page
+    checksums, which :class:`raylens.store.parquet.TableFile` does.
+    """
+    text = one_line(error)
+    if ".parquet" not in text or not text.startswith(_DAMAGE):
+        return None
+    return DamagedFileError(
+        f"a stored file is damaged: {text}.",
+        hint="remove it, then run the same cache command again: it merges anew from what is stored.",
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The first paragraph of a DuckDB message in one line, without the excerpt of the query."""
+    paragraph = str(error).strip().split("\n\n")[0]
+    return " ".join(paragraph.split()).rstrip(".")
+
+
+def _branches(name: str, manifests: Collection[Manifest | None]) -> Iterator[tuple[dict[str, str], list[FileEntry]]]:
+    """For each cache, and SAE where the table is about one: its constant columns and files with rows."""
+    for manifest in manifests:
+        if manifest is None:
+            continue
+        entries = [entry for entry in manifest.entries if entry.kind == name and entry.rows]
+        if name in BY_CACHE and entries:
+            yield {"cache_id": manifest.cache_id}, entries
+        elif name in BY_SAE:
+            for sae in sorted({entry.sae for entry in entries if entry.sae}):
+                own = [entry for entry in entries if entry.sae == sae]
+                yield {"cache_id": manifest.cache_id, "sae": sae}, own
+
+
+def _make_table(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
+    connection.register("_rows", table)
+    connection.execute(f"CREATE TABLE {_named(name)} AS SELECT * FROM _rows")
+    connection.unregister("_rows")
+
+
+def _runs(workspace: Workspace) -> pa.Table:
+    rows = [
+        {
+            **record.model_dump(include=set(RUNS.names)),
+            "host": record.process.host,
+            "pid": record.process.pid,
+            "config": json.dumps(record.config),
+            "progress": json.dumps(record.progress),
+            "figures": json.dumps(record.figures),
+        }
+        for record in workspace.runs()
+    ]
+    return pa.Table.from_pylist(rows, RUNS)
+
+
+def _caches(workspace: Workspace, manifests: dict[str, Manifest | None]) -> pa.Table:
+    rows = []
+    for cache_id, manifest in manifests.items():
+        info = CacheStore(workspace.files, cache_id).info()
+        row = {"cache_id": cache_id, "name": info.get("name"), "info": json.dumps(info), "saes": []}
+        if manifest is not None:
+            row |= {
+                "generation": manifest.generation,
+                "created_at": manifest.created_at,
+                "saes": [str(sae) for sae in manifest.saes],
+                **{name: manifest.totals.get(name) for name in CACHES.names if name.startswith("n_")},
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows, CACHES)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _named(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'

@@ -1,0 +1,35 @@
+"""Fixtures every room shares: one local Ray for the whole session, no network, one thread a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+    NO_COLOR="1",
+)
+
+# A busy machine is no failure: examples have no deadline, the whole test has.
+settings.register_profile("raylens", deadline=None)
+settings.load_profile("raylens")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A real local Ray with two CPUs, started once."""
+    import ray
+
+    from raylens_jobs.cluster import cluster
+
+    with cluster(None, num_cpus=2):
+        assert ray.is_initialized()
+        yield

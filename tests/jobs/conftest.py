@@ -1,0 +1,42 @@
+"""A small real corpus, and the run that every disturbed one is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cache_runs import OTHER_SAE, SAE, Made, make
+from raylens.bundle.stdlib import read_stdlib
+from raylens.config import CacheConfig
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven held-out modules as .txt files: about 16 000 tokens of pico."""
+    folder = tmp_path_factory.mktemp("corpus")
+    wanted = {"graphlib.py", "heapq.py", "json/scanner.py", "json/tool.py", "queue.py", "sched.py", "timeit.py"}
+    for file in read_stdlib():
+        if file.path in wanted:
+            (folder / (file.path.replace("/", "_") + ".txt")).write_text(file.text)
+    return folder
+
+
+def of(texts: Path, *saes: str) -> CacheConfig:
+    """All of the corpus in shards of 16 windows, about nine of them; one worker, since starting one takes seconds."""
+    return CacheConfig(
+        saes=saes, texts=(str(texts),), n_tokens=1_000_000, shard_windows=16, batch_size=8, ctx_len=128, workers=1
+    )
+
+
+@pytest.fixture
+def config(texts: Path) -> CacheConfig:
+    """What disturbed runs run: one SAE."""
+    return of(texts, SAE)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_cluster: None, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A run that nothing happened to, with two SAEs and two workers: what every other must equal, row for row."""
+    config = of(texts, OTHER_SAE, SAE).model_copy(update={"workers": 2})
+    return make(tmp_path_factory.mktemp("undisturbed"), config)
