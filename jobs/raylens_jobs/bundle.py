@@ -10,7 +10,7 @@ from the figures that each step measured on held-out files (``metrics.json`` bes
 What a step can lose is under ``--work`` (checkpoints, recorded activations), so that a build that
 was killed goes on where it was.
 
-Training uses every core that this process may use. Two cores take about an hour for the model and
+Training uses every core that this process may use. Two cores take about half an hour for the model and
 minutes for the rest. The result is that of the shipped recipe, not its bits: the order in which
 threads add, and the CPU's bfloat16 instructions, are not the same everywhere.
 
@@ -96,7 +96,7 @@ def build_pico(folders: Folders, recipe: pico.PicoRecipe | None = None) -> None:
     documents, unseen = encode(fast, train), encode(fast, held_out)
     assert isinstance(fast.bos_token_id, int)
     assert isinstance(fast.pad_token_id, int)
-    config = pico.pico_config(len(fast), fast.bos_token_id, fast.pad_token_id)
+    config = pico.pico_config(recipe, len(fast), fast.bos_token_id, fast.pad_token_id)
     model = pico.train_pico(documents, config, recipe, work / "checkpoint.pt", log.info)
     folder = folders.out / "pico"
     pico.save_pico(model, folder)

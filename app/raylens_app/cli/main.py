@@ -28,6 +28,7 @@ from raylens.errors import RaylensError
 from raylens_app.cli import (
     cache,
     catalog,
+    convert,
     demo,
     doctor,
     feature,
@@ -41,7 +42,7 @@ from raylens_app.cli.output import one_line, printable_lines
 from raylens_app.cli.state import DEFAULT_WORKSPACE, State
 
 # In the order of --help.
-_GROUPS: Final = (demo, cache, catalog, features, feature, sql, training, runs, housekeeping, doctor)
+_GROUPS: Final = (demo, cache, catalog, features, feature, sql, training, convert, runs, housekeeping, doctor)
 
 _EXTRAS: Final = {
     "accelerate": "models",

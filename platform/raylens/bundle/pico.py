@@ -1,6 +1,9 @@
 """Training ``raylens/pico``: a Llama-architecture causal LM of 3.4 M parameters.
 
-The recipe is sized for two CPU cores and about an hour: Muon (Jordan et al. 2024, as in
+It is narrow and deep (eight layers of width 128) because its SAEs must explain the residual stream
+with 32 active latents: what a sparse code leaves over grows quickly with the number of dimensions.
+
+The recipe is sized for two CPU cores and about half an hour: Muon (Jordan et al. 2024, as in
 ``torch.optim.Muon``) on the matrices, AdamW on the tied embedding and the norms, bfloat16
 autocast, a linear decay to zero. Every window starts with BOS, as every cached window will.
 Training checkpoints every ``CHECKPOINT_EVERY`` steps and resumes from the last one.
@@ -27,8 +30,12 @@ CHECKPOINT_EVERY = 200
 
 @dataclass(frozen=True, slots=True)
 class PicoRecipe:
-    """Everything that determines the training run; lengths are in tokens, BOS included."""
+    """Everything that determines the model and the training run; lengths are in tokens, BOS included."""
 
+    hidden_size: int = 128
+    intermediate_size: int = 768
+    layers: int = 8
+    heads: int = 4
     steps: int = 2400
     tokens_per_step: int = 8192
     window: int = 256
@@ -48,15 +55,15 @@ class PicoRecipe:
         return self.learning_rate * min((step + 1) / self.warmup_steps, (self.steps - step) / self.steps)
 
 
-def pico_config(vocab_size: int, bos_token_id: int, pad_token_id: int) -> LlamaConfig:
-    """Six layers of width 192: small enough to ship, deep enough for early, middle and late."""
+def pico_config(recipe: PicoRecipe, vocab_size: int, bos_token_id: int, pad_token_id: int) -> LlamaConfig:
+    """The architecture that ``recipe`` names, with tied embeddings."""
     return LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=3,
-        num_key_value_heads=3,
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=bos_token_id,

@@ -127,6 +127,11 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors"))
 
 
+def sidecar_files(folder: Path) -> list[Path]:
+    """Configuration and tokenizer of the model in ``folder``: what a copy of it needs beside the weights."""
+    return [path for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (path := folder / name).is_file()]
+
+
 def require_safetensors(files: ModelFiles) -> None:
     """Raise InputError where a model has no safetensors weights, naming the pickles it has instead."""
     if weight_files(files.folder):
@@ -135,7 +140,7 @@ def require_safetensors(files: ModelFiles) -> None:
     found = f"only pickled ones ({', '.join(pickles[:3])})" if pickles else "none at all"
     raise InputError(
         f"{files.name} has no model*.safetensors weights, but {found}.",
-        hint="pickles can run code; save the model again with save_pretrained, or take a revision with safetensors.",
+        hint="pickles can run code; take a revision with safetensors, or: raylens convert FOLDER --out NEW.",
     )
 
 

@@ -275,7 +275,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _pickled(folder: Path, name: str) -> InputError:
     return InputError(
         f"{folder} holds a pickled SAE ({name}), which could run code when loaded.",
-        hint="convert it first: raylens convert.",
+        hint=f"convert it first: raylens convert {folder} --out FOLDER, then name that folder.",
     )
 
 

@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from raylens.bundle.paths import list_saes
 from raylens.engine import hub
+from raylens.engine.unpickle import unpickle_release
 from raylens.errors import HubUnreachableError, InputError, UnknownNameError
 from raylens.ids import SaeId, digest
 
@@ -77,7 +78,7 @@ def find(sae: SaeId, *, weights: bool) -> Found:
         if entry.loader in _PICKLED_LOADERS:
             raise InputError(
                 f"{sae} is published as a pickle, which could run code when loaded.",
-                hint="download it and convert it first: raylens convert.",
+                hint=f"convert it first: raylens convert {sae} --out FOLDER, then name that folder.",
             )
         if entry.loader in _OTHER_KINDS:
             raise InputError(
@@ -110,6 +111,27 @@ def load_release(entry: Release, device: str, dtype: str) -> SAE[Any]:
 
     with hub.hub_errors(f"{entry.release}/{entry.name}"), _from_cache(entry):
         return SAE.from_pretrained(entry.release, entry.name, device=device, dtype=dtype)
+
+
+def convert_release(sae: SaeId, folder: Path) -> list[str]:
+    """Write an SAE that is published as a pickle into ``folder`` in SAELens's format.
+
+    Returns:
+        Names of what was left out.
+
+    Raises:
+        UnknownNameError: sae-lens's directory has no such SAE.
+        InputError: it is no pickle, so that it needs no conversion.
+        HubUnreachableError: no hub, and not all of it is cached.
+    """
+    entry = _directory_entry(sae)
+    if entry is None:
+        raise _unknown(sae)
+    if entry.loader not in _PICKLED_LOADERS:
+        raise InputError(f"{sae} is not published as a pickle.", hint=f"it can be used as it is: --sae {sae}.")
+    settings = (f"{entry.path.removesuffix('.pt')}_cfg.json", ".gitattributes")
+    hub.fetch(entry.repo, [entry.path, f"{entry.path}/*", *settings])
+    return unpickle_release(entry.release, entry.name, folder, Path(constants.HF_HUB_CACHE))
 
 
 def _directory_entry(sae: SaeId) -> Release | None:
