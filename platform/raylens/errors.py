@@ -67,7 +67,11 @@ class UnknownNameError(InputError):
         names = sorted(set(known))
         close = get_close_matches(name, names, n=5, cutoff=0.5) or names[:12]
         more = f" and {len(names) - len(close)} more" if len(names) > len(close) else ""
-        exists = f"there are {', '.join(close)}{more}" if names else f"there is no {what} yet"
+        exists = (
+            f"there {'is' if len(names) == 1 else 'are'} {', '.join(close)}{more}"
+            if names
+            else f"there is no {what} yet"
+        )
         return cls(f"unknown {what} {name!r}.", hint=f"{exists}. {hint}".strip())
 
 

@@ -103,7 +103,5 @@ def read_card(
 
 
 def _of_feature(reader: CacheReader, one: Readable, kind: Kind, index: int) -> list[dict[str, Any]]:
-    import pyarrow.compute as pc
-
-    table = reader.table(kind, one.sae)
-    return [] if table is None else table.filter(pc.field("feature") == index).sort_by("rank").to_pylist()
+    rows = reader.rows_of(kind, one.sae, [index])
+    return [] if rows is None else rows.sort_by("rank").to_pylist()

@@ -150,10 +150,10 @@ def within(statistics: pa.Table, low: float | None, high: float | None) -> pa.Ta
 def _promoted(reader: CacheReader, one: Readable, page: Sequence[int]) -> dict[int, list[str]]:
     import pyarrow.compute as pc
 
-    table = reader.table("logits", one.sae, ["feature", "sign", "rank", "token"])
-    if table is None:
+    rows = reader.rows_of("logits", one.sae, page, ["feature", "sign", "rank", "token"])
+    if rows is None:
         return {}
-    top = table.filter((pc.field("sign") == "top") & pc.field("feature").isin(list(page)))
+    top = rows.filter(pc.field("sign") == "top")
     found: dict[int, list[str]] = {}
     for row in top.sort_by([("feature", "ascending"), ("rank", "ascending")]).to_pylist():
         tokens = found.setdefault(int(row["feature"]), [])

@@ -61,8 +61,8 @@ class RangeFile:
 
     def __init__(self, file: TableFile) -> None:
         self.file = file
-        self._feature = _bounds(file, "feature")
-        self._peak = _bounds(file, "peak")
+        self._feature = file.bounds("feature")
+        self._peak = file.bounds("peak")
         # Where several features share a group, the bounds of the peak are no single feature's.
         self._alone = self._feature[0] == self._feature[1]
 
@@ -140,10 +140,3 @@ class RangeFile:
     def _runs(self, feature: int, low: float, high: float) -> Iterator[Runs]:
         for group in self.groups(feature, low, high):
             yield self.runs(group, feature, low, high)
-
-
-def _bounds(file: TableFile, column: str) -> NDArray[np.float64]:
-    """``[2, groups]``: minimum and maximum of a column in each row group, from the footer."""
-    place = file.metadata.schema.names.index(column)
-    found = [file.metadata.row_group(group).column(place).statistics for group in range(file.n_groups)]
-    return np.array([[one.min for one in found], [one.max for one in found]], np.float64).reshape(2, len(found))

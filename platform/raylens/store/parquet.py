@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from raylens import schema
 from raylens.errors import DamagedFileError
@@ -205,6 +207,12 @@ class TableFile:
     @property
     def n_groups(self) -> int:
         return self.metadata.num_row_groups
+
+    def bounds(self, column: str) -> NDArray[np.float64]:
+        """``[2, groups]``: smallest and largest value of a ``seek`` column in each row group, from the footer."""
+        place = self.metadata.schema.names.index(column)
+        found = [self.metadata.row_group(group).column(place).statistics for group in range(self.n_groups)]
+        return np.array([[one.min for one in found], [one.max for one in found]], np.float64).reshape(2, len(found))
 
     def read(self, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of some row groups, or of all, in one chunk a column."""

@@ -61,7 +61,7 @@ class Texts:
         """Source and path of documents, by id."""
         found: dict[int, tuple[str, str]] = {}
         for path in self._documents:
-            starts = _starts(self._opened(path))
+            starts = self._opened(path).bounds("doc_id")[0]
             for doc_id in set(doc_ids) - set(found):
                 group = int(np.searchsorted(starts, doc_id, side="right")) - 1
                 ids, rows = self._document_group(path, max(group, 0))
@@ -73,9 +73,3 @@ class Texts:
     def _read_documents(self, path: str, group: int) -> tuple[np.ndarray, pa.Table]:
         rows = self._opened(path).read_group(group, ["doc_id", "source", "path"])
         return rows["doc_id"].to_numpy(), rows
-
-
-def _starts(file: TableFile) -> list[int]:
-    """Smallest document of each row group, from the footer."""
-    place = file.metadata.schema.names.index("doc_id")
-    return [file.metadata.row_group(group).column(place).statistics.min for group in range(file.n_groups)]

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from raylens.errors import DamagedFileError, InputError, UnknownNameError
 from raylens.ids import SaeId
-from raylens.store import parquet, reader
+from raylens.store import merge, parquet, reader
 from raylens.store.examples import pieces
+from raylens.store.parquet import TableFile
 from raylens.store.reader import CacheReader
 from raylens.store.workspace import Workspace
 
@@ -187,6 +188,37 @@ def test_statistics_and_tables(local_workspace: Workspace, build: Callable[..., 
     assert found.table("logits", SAE) is None
     assert found.saes == (SAE,)
     assert found.d_sae(SAE) == 40
+
+
+def test_rows_of_some_features_read_only_their_groups(
+    local_workspace: Workspace, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge.parquet, "FEATURE_STATS", replace(parquet.FEATURE_STATS, group_rows=7))
+    corpus = build(local_workspace)
+    corpus.merge()
+    found = CacheReader(local_workspace, corpus.cache.cache_id)
+    table = found.table("feature_stats", SAE)
+    assert table is not None
+    whole = table.to_pylist()
+    groups: list[list[int]] = []
+    plain = TableFile.read
+
+    def read(self: TableFile, which: list[int], columns: list[str] | None = None) -> Any:
+        groups.append(which)
+        return plain(self, which, columns)
+
+    monkeypatch.setattr(TableFile, "read", read)
+    for wanted, needed in (([39, 0, 8], [0, 1, 5]), ([6], [0]), ([7], [1]), (range(40), [0, 1, 2, 3, 4, 5]), ([], [])):
+        rows = found.rows_of("feature_stats", SAE, wanted)
+        assert rows is not None
+        assert rows.to_pylist() == [row for row in whole if row["feature"] in wanted]
+        assert groups.pop() == needed
+    some = found.rows_of("feature_stats", SAE, [3], ["density"])
+    assert some is not None
+    assert some.to_pydict() == {"density": [whole[3]["density"]]}
+    assert found.rows_of("logits", SAE, [3]) is None
+    with pytest.raises(UnknownNameError):
+        found.rows_of("logits", SaeId.parse("pico-res/layer_9"), [3])
 
 
 def test_what_does_not_exist_is_said(local_workspace: Workspace, build: Callable[..., Any]) -> None:
