@@ -244,6 +244,8 @@ def _rows(
     context.enable_progress_bars = False
     # Blocks of one row leave the reader as they are made; by default Ray would gather up to 128 MB.
     context.target_max_block_size = 1
+    # Else what an encoder raised (a full disk) arrives as text inside an error of Ray's.
+    context.raise_original_map_exception = True
     source = BlockSource(workspace.url, plan.cache_id, plan.config, plan.sources, recipes)
     dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=READER_CPUS)
     with warnings.catch_warnings():

@@ -65,10 +65,13 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Ray Data talks about itself on stderr, where progress is; ``--verbose`` lets it."""
+    """Ray Data talks about itself on stderr, where progress is; ``--verbose`` lets it.
+
+    Errors too: it logs the trace of each one that it also raises, and a failure is one line here.
+    """
     if not _verbose():
         for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         ray.data.DataContext.get_current().issue_detectors_config.detectors = []
 
 

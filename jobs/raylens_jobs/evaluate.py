@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from raylens.bundle.paths import PICO
+from raylens.catalog.guard import guard
 from raylens.config import EvaluateConfig
 from raylens.engine.evaluation import evaluate_model, evaluate_record, overlap, trained_on
 from raylens.engine.load import choose_device, load_model
-from raylens.engine.saes import LoadedSae, load_sae
+from raylens.engine.models import describe_model
+from raylens.engine.saes import LoadedSae, describe_sae, load_sae
 from raylens.engine.text_windows import cut_windows
 from raylens.errors import InputError
 from raylens.ids import HookPoint
@@ -39,22 +41,41 @@ def run_evaluate(
 
     Returns:
         :meth:`raylens.engine.evaluation.Evaluation.as_json`, and ``texts``, ``held_out`` (None where it is not
-        known what the SAE was trained on), ``ctx_len`` and ``model``.
+        known what the SAE was trained on), ``ctx_len``, ``model``, and ``trained_on_model`` (None likewise).
 
     Raises:
-        InputError: The text was trained on, or nothing was named to evaluate on.
+        InputError: The text was trained on, or nothing was named to evaluate on, or windows are longer than the
+            model takes.
+        MismatchError: The SAE reads a point that the model lacks, or of another width.
     """
     torch.set_num_threads(config.threads or available_cpus())
     hook = HookPoint.parse(config.hook) if config.hook else None
     if record is not None:
         loaded = load_sae(sae, device=choose_device(config.device), hook=hook)
+        record.info.column(str(hook or loaded.spec.hook))  # the first thing to be wrong is what was recorded
         held_out = _require_unseen(loaded, record.info.corpus, record.info.texts, allow=config.allow_seen)
         result = evaluate_record(loaded, record, hook, n_tokens=config.n_tokens, report=report)
-        where = {"model": record.info.model, "texts": list(record.info.texts), "ctx_len": record.info.ctx_len}
-        return {**result.as_json(), **where, "held_out": held_out}
+        return {
+            **result.as_json(),
+            "model": record.info.model,
+            "trained_on_model": loaded.spec.model_name,
+            "texts": list(record.info.texts),
+            "ctx_len": record.info.ctx_len,
+            "held_out": held_out,
+        }
     texts = config.texts or default_texts(config.model)
     sources = pin_sources([parse_source(text, config.column) for text in texts])
     check_sources(sources)
+    # Before weights are fetched. Fine-tunes are evaluated with their base's SAEs, so another model is no error.
+    described = describe_model(config.model, revision=config.revision)
+    if hook is None:
+        guard(described, describe_sae(sae), override=True)
+    longest = described.max_positions
+    if config.ctx_len is not None and longest is not None and config.ctx_len > longest:
+        raise InputError(
+            f"a context of {config.ctx_len} tokens is longer than the {longest} that {described.name} takes.",
+            hint=f"lower --ctx-len to {longest} or less.",
+        )
     model = load_model(
         config.model,
         revision=config.revision,
@@ -64,12 +85,19 @@ def run_evaluate(
     )
     loaded = load_sae(sae, device=model.device, hook=hook)
     held_out = _require_unseen(loaded, [fingerprint(source) for source in sources], texts, allow=config.allow_seen)
-    ctx_len = config.ctx_len or context_size(loaded) or DEFAULT_CTX_LEN
+    ctx_len = config.ctx_len or min(context_size(loaded) or DEFAULT_CTX_LEN, longest or 1_000_000)
     windows = cut_windows(model.tokenizer, sources, ctx_len=ctx_len, pack=config.pack, seed=config.seed)
     result = evaluate_model(
         model, loaded, windows, hook=hook, n_tokens=config.n_tokens, batch_size=config.batch_size, report=report
     )
-    return {**result.as_json(), "model": model.name, "texts": list(texts), "ctx_len": ctx_len, "held_out": held_out}
+    return {
+        **result.as_json(),
+        "model": model.name,
+        "trained_on_model": loaded.spec.model_name,
+        "texts": list(texts),
+        "ctx_len": ctx_len,
+        "held_out": held_out,
+    }
 
 
 def default_texts(model: str) -> tuple[str, ...]:

@@ -85,8 +85,9 @@ def merge_cache(
     # Largest first: a range task is seconds, the last to start should be short.
     jobs: list[ray.ObjectRef[list[FileEntry]]] = []
     entries: list[FileEntry] = []
+    seen = {plan.sae: published(cache, plan) for plan, _ in plans}
     for plan, settings in plans:
-        if found := published(cache, plan):
+        if found := seen[plan.sae]:
             entries += found
         else:
             jobs += [
@@ -100,7 +101,7 @@ def merge_cache(
     for done in _collect(jobs, journal, report):
         entries += done
     entries.append(merge_documents(cache, windows))
-    entries += [merge_statistics(cache, plan) for plan, _ in plans if not published(cache, plan)]
+    entries += [merge_statistics(cache, plan) for plan, _ in plans if not seen[plan.sae]]
     return finish_merge(cache, lock, windows=windows, merges=[plan for plan, _ in plans], entries=entries)
 
 

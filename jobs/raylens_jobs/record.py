@@ -17,7 +17,7 @@ import ray
 import ray.data
 import torch
 
-from raylens.catalog.points import KNOWN, is_residual_wide
+from raylens.catalog.points import GLOBAL, KNOWN, is_residual_wide
 from raylens.config import RecordConfig
 from raylens.engine.load import load_model, load_tokenizer, prefix_ids, tokenizer_fingerprint
 from raylens.engine.models import describe_model
@@ -123,7 +123,13 @@ def run_record(
         with ray_failures("recording"):
             record = DenseRecord.create(files, folder, _info(plan, workers))
             with record.lock(journal.run_id):
-                figures = _record(plan, record, journal, report, workers)
+                try:
+                    figures = _record(plan, record, journal, report, workers)
+                except BaseException:
+                    # Such as a point that this model lacks: there is nothing to go on from, and no reason to
+                    # refuse the corrected command because other activations were begun here.
+                    record.discard_if_empty()
+                    raise
         shards = record.shards()
     return figures | {
         "samples_total": sum(shard.n_windows for shard in shards),
@@ -166,6 +172,8 @@ def _rows(plan: RecordPlan, record: DenseRecord, workers: Workers) -> Iterator[d
     context.enable_progress_bars = False
     # Blocks of one row leave the reader as they are made; by default Ray would gather up to 128 MB.
     context.target_max_block_size = 1
+    # By default an actor's error reaches us as "UDF failed", its cause lost in pickling, and its remedy with it.
+    context.raise_original_map_exception = True
     source = RecordSource(record, plan.config, plan.sources)
     dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=READER_CPUS)
     recorded = dataset.map_batches(
@@ -229,6 +237,11 @@ def _probe_widths(config: RecordConfig, hooks: tuple[HookPoint, ...]) -> tuple[i
 def _check_point(hook: HookPoint, model: ModelInfo) -> None:
     if not hook.is_module_path and hook.name not in KNOWN:
         raise UnknownNameError.among("hook point", hook.name, KNOWN, hint="Or name a module: path.<module path>.")
+    if not hook.is_module_path and (hook.name in GLOBAL) != (hook.layer is None):
+        raise UnknownNameError(
+            f"{hook.name} {'is one tensor and takes no' if hook.name in GLOBAL else 'needs a'} layer.",
+            hint=f"write {hook.name if hook.name in GLOBAL else f'{hook.name}.N, N from 0 to {model.n_layers - 1}'}.",
+        )
     layer = hook.layer_index
     if layer is not None and layer >= model.n_layers:
         raise UnknownNameError(

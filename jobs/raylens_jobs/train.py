@@ -15,7 +15,7 @@ import ray
 import torch
 
 from raylens.config import TrainConfig
-from raylens.engine.sae_training import TrainProgress, train_sae
+from raylens.engine.sae_training import TrainProgress, check_training, train_sae
 from raylens.errors import InputError
 from raylens.store.dense import DenseRecord
 from raylens.store.files import Files
@@ -47,6 +47,7 @@ def run_train(
         address: A running Ray cluster; None for this process.
 
     Raises:
+        InputError: As :func:`check_train`.
         StoppedError: Asked to stop, by ``raylens stop`` or Ctrl-C; a checkpoint was written.
     """
 
@@ -66,16 +67,34 @@ def run_train(
                 report=note,
                 should_stop=lambda: pressed() or journal.stop_requested(),
             )
+    check_train(config, record, files, folder, address=address)
     with cluster(address), ray_failures("training"):
-        if not files.exists("raylens.json"):
-            raise InputError(
-                f"{files.url} is not in a workspace, so it is not known whether the cluster sees it.",
-                hint="give --out and --activations names without a slash or dot.",
-            )
         probe_shared(Workspace(files))
         gpus = 1 if ray.cluster_resources().get("GPU", 0) and config.device in ("auto", "cuda") else 0
         task = ray.remote(num_cpus=config.threads or 1, num_gpus=gpus, max_retries=3)(_train_remotely)
         return ray.get(task.remote(config, record, files, folder, journal.run_id))
+
+
+def check_train(
+    config: TrainConfig, record: DenseRecord, files: Files, folder: str, *, address: str | None = None
+) -> None:
+    """Refuse before any work, and before anything is written, what :func:`run_train` could not do.
+
+    Raises:
+        InputError: As :func:`raylens.engine.sae_training.train_sae`; or a cluster is to train, and the places are not
+            in a workspace.
+    """
+    if address is None:
+        check_training(config, record, files, folder)
+        return
+    for place in (files, record.files):
+        if not place.exists("raylens.json"):
+            raise InputError(
+                f"{place.url} is not in a workspace, so it is not known whether the cluster sees it.",
+                hint="give --out and --activations names without a slash or dot.",
+            )
+    # The device is the cluster's to have, not this machine's.
+    check_training(config.model_copy(update={"device": "cpu"}), record, files, folder)
 
 
 def _train_remotely(config: TrainConfig, record: DenseRecord, files: Files, folder: str, run_id: str) -> dict[str, Any]:

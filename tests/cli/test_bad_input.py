@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raylens.engine.models import describe_model
 from raylens_app.cli.main import main
 
 
@@ -51,6 +52,39 @@ def test_an_sae_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: P
     """A2.15, A0.04."""
     line = refused(capsys, tmp_path / "ws", "--sae", "gpt2-small-res-jb/blocks.3.hook_resid_pre")
     assert "gpt2" in line
+
+
+def sae_on(hook: str, folder: Path) -> Path:
+    """An SAE as wide as pico, saved by sae-lens, that reads ``hook``."""
+    from sae_lens import TopKSAE, TopKSAEConfig
+    from sae_lens.saes.sae import SAEMetadata
+
+    metadata = SAEMetadata(model_name="raylens/pico", hook_name=hook)
+    d_model = describe_model("raylens/pico").d_model
+    TopKSAE(TopKSAEConfig(d_in=d_model, d_sae=64, k=4, metadata=metadata)).save_model(folder / "sae")
+    return folder / "sae"
+
+
+def test_a_layer_that_the_model_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    layers = describe_model("raylens/pico").n_layers
+    line = refused(capsys, tmp_path / "ws", "--sae", str(sae_on(f"blocks.{layers}.hook_resid_post", tmp_path)))
+    assert f"resid_post.{layers}" in line
+    assert f"layers 0 to {layers - 1}" in line
+
+
+def test_a_hook_point_that_no_model_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Named by an SAE's own config, and by the user's catalogue; it says what exists."""
+    sae = sae_on("resid_past.3", tmp_path)
+    line = refused(capsys, tmp_path / "ws", "--sae", str(sae))
+    assert "no hook point resid_past" in line
+    assert "resid_post" in line
+    assert "mlp_out" in line
+    (tmp_path / "mine.yaml").write_text(
+        f"saes:\n  - {{sae: mine/odd, path: {sae}, model: raylens/pico, hook: resid_past.3, width: 64}}\n"
+    )
+    line = refused(capsys, tmp_path / "ws", "--catalog-file", str(tmp_path / "mine.yaml"), "--sae", "mine/odd")
+    assert "resid_past" in line
+    assert "resid_post" in line
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_runs import OTHER_SAE, SAE, Made, make
+from cache_runs import OTHER_SAE, SAE, Made, lend_map, make
 from raylens.bundle.stdlib import read_stdlib
 from raylens.config import CacheConfig
 
@@ -40,3 +40,10 @@ def undisturbed(ray_cluster: None, texts: Path, tmp_path_factory: pytest.TempPat
     """A run that nothing happened to, with two SAEs and two workers: what every other must equal, row for row."""
     config = of(texts, OTHER_SAE, SAE).model_copy(update={"workers": 2})
     return make(tmp_path_factory.mktemp("undisturbed"), config)
+
+
+@pytest.fixture
+def folder(undisturbed: Made, tmp_path: Path) -> Path:
+    """Where a disturbed run goes: a workspace that holds nothing yet but a map, which takes long."""
+    lend_map(undisturbed, tmp_path / "workspace")
+    return tmp_path / "workspace"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from raylens.errors import BusyError, InputError, MismatchError, StoppedError
 from raylens.store.runs import RunJournal, read_runs, request_stop
 from raylens.store.views import connect
 from raylens.store.workspace import Workspace
+from raylens_app.cli.main import main
 
 
 def test_stored_activations_are_those_of_transformers_and_sae_lens(undisturbed: Made) -> None:
@@ -78,24 +80,50 @@ def test_a_rerun_does_nothing(undisturbed: Made, config: CacheConfig) -> None:
 
 
 def test_raising_n_tokens_reuses_what_is_there(
-    undisturbed: Made, ray_cluster: None, config: CacheConfig, tmp_path: Path
+    undisturbed: Made, ray_cluster: None, config: CacheConfig, folder: Path
 ) -> None:
     """Also: one worker and one SAE give the rows of two workers and two SAEs."""
-    few = make(tmp_path, config.model_copy(update={"n_tokens": 6_000}))
+    few = make(folder, config.model_copy(update={"n_tokens": 6_000}))
     assert 6_000 <= few.figures["tokens_total"] < 6_000 + 128
     kept = few.shard_files()
-    more = make(tmp_path, config)
+    more = make(folder, config)
     assert more.figures["tokens"] < more.figures["tokens_total"]
     assert len(kept & more.shard_files()) >= len(kept) - 2  # all but the partial block's
     assert more.rows().equals(undisturbed.rows())
-    fewer_again = make(tmp_path, config.model_copy(update={"n_tokens": 6_000}))
+    fewer_again = make(folder, config.model_copy(update={"n_tokens": 6_000}))
     assert fewer_again.rows().equals(undisturbed.rows()), "a shorter rerun must not shrink a cache"
 
 
-def test_a_run_that_is_asked_to_stop_keeps_its_shards_and_goes_on(
-    undisturbed: Made, config: CacheConfig, tmp_path: Path
+def test_more_tokens_than_the_corpus_holds_are_said_and_no_reason_to_stop(
+    ray_cluster: None, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workspace = Workspace.open(tmp_path, create=True)
+    """By the command line, of two short documents; a rerun says it again."""
+    from raylens.engine.load import load_tokenizer
+
+    documents = [path.read_text()[:1500] for path in sorted(texts.iterdir())[:2]]
+    (tmp_path / "some.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in documents))
+    tokenizer = load_tokenizer("raylens/pico")
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in documents]
+    words = ["--text", str(tmp_path / "some.jsonl"), "--n-tokens", "123456", "--sae", SAE, "--workers", "1"]
+    for tokens in (sum(lengths), 0):
+        assert main(["--workspace", str(tmp_path / "ws"), "cache", *words, "--json"]) == 0
+        said = capsys.readouterr()
+        figures = json.loads(said.out)
+        assert f"the text holds {sum(lengths):,} tokens, fewer than the 123,456 asked for" in said.err
+        assert (figures["tokens"], figures["tokens_total"]) == (tokens, sum(lengths))
+        # 128 a window, one of them BOS.
+        assert figures["windows_total"] == sum(-(-length // 127) for length in lengths)
+    (run, _) = read_runs(Workspace.open(tmp_path / "ws").files)
+    assert run.figures["tokens_total"] == sum(lengths)
+    with connect(Workspace.open(tmp_path / "ws")) as connection:
+        counted = connection.execute("SELECT count(*), sum(n_tokens) FROM documents").fetchall()
+    assert counted == [(2, sum(lengths))]
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_shards_and_goes_on(
+    undisturbed: Made, config: CacheConfig, folder: Path
+) -> None:
+    workspace = Workspace.open(folder, create=True)
 
     def ask(_: object) -> None:
         (run,) = read_runs(workspace.files)
@@ -112,9 +140,9 @@ def test_a_run_that_is_asked_to_stop_keeps_its_shards_and_goes_on(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunJournal, "start", remembered)
         with pytest.raises(StoppedError):
-            make(tmp_path, config, ask)
+            make(folder, config, ask)
     assert [run.status for run in read_runs(workspace.files)] == ["stopped"]
-    rest = make(tmp_path, config)
+    rest = make(folder, config)
     assert 0 < rest.figures["tokens"] < rest.figures["tokens_total"]
     assert rest.rows().equals(undisturbed.rows())
 
@@ -125,8 +153,8 @@ def test_two_runs_at_once_in_one_cache_are_refused(undisturbed: Made, config: Ca
         make(Path(undisturbed.workspace.url), config)
 
 
-def test_filter_bos_and_min_activation_leave_rows_out(undisturbed: Made, config: CacheConfig, tmp_path: Path) -> None:
-    made = make(tmp_path, config.model_copy(update={"filter_bos": True, "min_activation": 1.0}))
+def test_filter_bos_and_min_activation_leave_rows_out(undisturbed: Made, config: CacheConfig, folder: Path) -> None:
+    made = make(folder, config.model_copy(update={"filter_bos": True, "min_activation": 1.0}))
     with connect(undisturbed.workspace) as connection:
         expected = connection.execute(
             "SELECT count(*) FROM activations WHERE position > 0 AND activation > 1.0 AND sae = ?", [SAE]

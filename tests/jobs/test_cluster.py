@@ -20,11 +20,12 @@ from typing import Any
 import psutil
 import pytest
 
-from cache_runs import Made, make
+from cache_runs import Made, lend_map, make
 from raylens.config import CacheConfig
 from raylens.errors import WorkspaceError
 from raylens.store.runs import read_runs
 from raylens.store.workspace import Workspace
+from raylens_jobs.cache import plan_cache
 
 STORE_BYTES = 100 * 2**20
 HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
@@ -45,7 +46,9 @@ def run_case(case: str, workspace: Path, config: CacheConfig) -> dict[str, Any]:
 def test_a_node_removed_mid_run_changes_nothing(undisturbed: Made, config: CacheConfig, tmp_path: Path) -> None:
     """On two simulated Ray nodes, one removed mid-run, the result equals an undisturbed run."""
     # Blocks of one batch: many, so that some are still to come, and batched as in the blocks of two.
-    said = run_case("remove", tmp_path, config.model_copy(update={"workers": 2, "shard_windows": 8}))
+    config = config.model_copy(update={"workers": 2, "shard_windows": 8})
+    lend_map(undisturbed, tmp_path, plan_cache(config).cache_id)
+    said = run_case("remove", tmp_path, config)
     assert said["encoders_there"] == 1, "the node that was removed had an encoder"
     assert 0 < said["shards_then"] < said["figures"]["blocks_total"], "it was removed mid-run"
     assert said["alive_after"] == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cache_runs import SAE, Made, make
+from cache_runs import Made, cache_words, make
 from raylens.config import CacheConfig
 from raylens.errors import DamagedFileError
 from raylens.store.runs import read_runs
@@ -23,11 +23,6 @@ def cli(workspace: Path, *words: str) -> subprocess.Popen[bytes]:
     """``raylens`` as a process group of its own, as a terminal would start it."""
     command = [sys.executable, "-m", "raylens", "--workspace", str(workspace), *words]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def cache_words(texts: Path) -> list[str]:
-    options = ["--text", str(texts), "--n-tokens", "1000000", "--shard-windows", "16", "--batch-size", "8"]
-    return ["cache", *options, "--sae", SAE, "--workers", "1"]
 
 
 def kill_when(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
@@ -50,7 +45,7 @@ def n_files(folder: Path, pattern: str) -> int:
 
 
 def test_an_encoder_killed_mid_run_changes_nothing(
-    undisturbed: Made, ray_cluster: None, config: CacheConfig, tmp_path: Path
+    undisturbed: Made, ray_cluster: None, config: CacheConfig, folder: Path
 ) -> None:
     killed: list[int] = []
 
@@ -60,21 +55,21 @@ def test_an_encoder_killed_mid_run_changes_nothing(
             os.kill(workers[0].pid, signal.SIGKILL)
             killed.append(workers[0].pid)
 
-    made = make(tmp_path, config, kill_one)
+    made = make(folder, config, kill_one)
     assert killed
     assert made.rows().equals(undisturbed.rows())
     assert not [one.path for one in made.workspace.files.scan() if one.temporary]
 
 
 def test_a_driver_killed_mid_run_is_shown_as_lost_and_a_rerun_completes_it(
-    undisturbed: Made, config: CacheConfig, texts: Path, tmp_path: Path
+    undisturbed: Made, config: CacheConfig, texts: Path, folder: Path
 ) -> None:
-    process = cli(tmp_path, *cache_words(texts))
-    kill_when(process, lambda: n_files(tmp_path, "caches/*/shards/*/0*.json") >= 3)
-    reported = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("caches/*/shards/*/0*.json")}
-    assert [run.status for run in read_runs(Workspace.open(tmp_path).files)] == ["lost"]
-    made = make(tmp_path, config)
-    after = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("caches/*/shards/*/0*.json")}
+    process = cli(folder, *cache_words(texts))
+    kill_when(process, lambda: n_files(folder, "caches/*/shards/*/0*.json") >= 3)
+    reported = {p.name: p.stat().st_mtime_ns for p in folder.glob("caches/*/shards/*/0*.json")}
+    assert [run.status for run in read_runs(Workspace.open(folder).files)] == ["lost"]
+    made = make(folder, config)
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("caches/*/shards/*/0*.json")}
     assert {name: after[name] for name in reported} == reported, "what was done was done again"
     assert made.rows().equals(undisturbed.rows())
 
@@ -82,6 +77,7 @@ def test_a_driver_killed_mid_run_is_shown_as_lost_and_a_rerun_completes_it(
 def test_a_merge_killed_midway_leaves_readers_where_they_were(
     undisturbed: Made, config: CacheConfig, texts: Path, tmp_path: Path
 ) -> None:
+    # Not ``folder``: making the map is what keeps the merge busy until it is killed.
     process = cli(tmp_path, *cache_words(texts))
     kill_when(process, lambda: n_files(tmp_path, "caches/*/generations/*/activations/*.parquet") >= 2)
     workspace = Workspace.open(tmp_path)
@@ -93,10 +89,10 @@ def test_a_merge_killed_midway_leaves_readers_where_they_were(
 
 @pytest.mark.parametrize("harm", ["truncate", "flip"])
 def test_a_damaged_shard_is_named_and_made_again(
-    undisturbed: Made, ray_cluster: None, config: CacheConfig, tmp_path: Path, harm: str
+    undisturbed: Made, ray_cluster: None, config: CacheConfig, folder: Path, harm: str
 ) -> None:
-    make(tmp_path, config.model_copy(update={"n_tokens": 4_000}))
-    shard = sorted(tmp_path.glob("caches/*/shards/*/00000001-*.parquet"))[0]
+    make(folder, config.model_copy(update={"n_tokens": 4_000}))
+    shard = sorted(folder.glob("caches/*/shards/*/00000001-*.parquet"))[0]
     content = shard.read_bytes()
     middle = len(content) // 3
     if harm == "truncate":
@@ -104,7 +100,7 @@ def test_a_damaged_shard_is_named_and_made_again(
     else:
         shard.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
         with pytest.raises(DamagedFileError, match=shard.name):
-            make(tmp_path, config)
+            make(folder, config)
         shard.unlink()
-    made = make(tmp_path, config)
+    made = make(folder, config)
     assert made.rows().equals(undisturbed.rows())

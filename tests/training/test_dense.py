@@ -81,6 +81,25 @@ def test_a_damaged_or_missing_shard_is_named(make_record: MakeRecord, tmp_path: 
         record.read(1, HOOK)
 
 
+def test_a_manifest_row_that_describes_no_shard_is_named(make_record: MakeRecord, tmp_path: Path) -> None:
+    record = make_record(shards=1)
+    (tmp_path / "record/shards/00000000.json").write_text('{"index": 0}')
+    with pytest.raises(DamagedFileError, match=r"00000000\.json does not describe a shard.*record again"):
+        record.shards()
+
+
+def test_only_a_record_without_a_shard_is_taken_away(make_record: MakeRecord, tmp_path: Path) -> None:
+    kept, gone = make_record(shards=2), make_record(shards=0, name="gone")
+    (tmp_path / "record/shards/00000000.json").unlink()  # behind a gap there may be others
+    (tmp_path / "gone/mine.txt").write_text("the user's")
+    for record in (kept, gone):
+        with record.lock("record-1"):
+            record.discard_if_empty()
+    assert (tmp_path / "record/shards/00000001.json").exists()
+    assert DenseRecord.open(kept.files).info == kept.info
+    assert [path.name for path in (tmp_path / "gone").rglob("*") if path.is_file()] == ["mine.txt"]
+
+
 def test_a_hook_point_is_named_where_several_were_recorded() -> None:
     two = info(hooks=("resid_post.1", "path.model.layers.2#0"), widths=(16, 8))
     assert two.column("path.model.layers.2#0") == ("path_model_layers_2_0", 8)
@@ -97,3 +116,7 @@ def test_a_plain_name_is_in_the_workspace_and_anything_else_a_folder(tmp_path: P
     for text in ("activations.parquet", "./acts", "a/b", str(tmp_path / "x")):
         files, folder = record_place(text, workspace)
         assert (files.url, folder) == (str(Path(text).absolute().resolve()), "")
+    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    for text, message in (("", "empty name"), (" ", "empty name"), (str(tmp_path / "table.parquet"), "is a file")):
+        with pytest.raises(InputError, match=message):
+            record_place(text, workspace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from sae_lens import TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from raylens.bundle.paths import PICO
+from raylens.bundle.paths import PICO, ROOT
 from raylens.config import EvaluateConfig
 from raylens.engine.evaluation import evaluate_model, evaluate_record, overlap
 from raylens.engine.load import LoadedModel, load_model
@@ -25,6 +26,7 @@ from raylens_jobs.evaluate import run_evaluate
 
 from .conftest import D_IN, MakeRecord
 
+WIDTH: int = json.loads((ROOT / "pico/config.json").read_text())["hidden_size"]
 TEXTS = {
     "one.txt": "def area(r):\n    return 3.14 * r ** 2\n" * 4,
     "two.txt": "for x in range(10):\n    print(x)\n" * 6,
@@ -46,7 +48,7 @@ def text(tmp_path: Path) -> str:
     return str(folder)
 
 
-def save_sae(folder: Path, d_in: int = 192, hook: str = "blocks.3.hook_resid_post", **metadata: Any) -> Path:
+def save_sae(folder: Path, d_in: int = WIDTH, hook: str = "blocks.3.hook_resid_post", **metadata: Any) -> Path:
     torch.manual_seed(0)
     config = TopKSAEConfig(d_in=d_in, d_sae=4 * d_in, k=20)
     config.metadata = SAEMetadata(model_name=PICO, hook_name=hook, context_size=32, **metadata)
@@ -110,10 +112,10 @@ def test_a_perfect_sae_recovers_everything(model: LoadedModel, text: str, tmp_pa
     folder = save_sae(tmp_path / "sae")
     sae = load_sae(folder)
     with torch.no_grad():  # ± each axis, all of them active: the identity
-        axes = torch.cat([torch.eye(192), -torch.eye(192), torch.zeros(384, 192)])
+        axes = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH), torch.zeros(2 * WIDTH, WIDTH)])
         sae.sae.W_dec.copy_(axes)
         sae.sae.W_enc.copy_(axes.T)
-    setattr(sae.sae.activation_fn, "k", 400)  # noqa: B010  (its stub says function)
+    setattr(sae.sae.activation_fn, "k", 2 * WIDTH + 16)  # noqa: B010  (its stub says function)
     windows = cut_windows(model.tokenizer, [parse_source(text, None)], ctx_len=32, pack=False, seed=1)
     result = evaluate_model(model, sae, windows).as_json()
     assert result["fvu"]["value"] == pytest.approx(0, abs=1e-9)
@@ -142,7 +144,7 @@ def test_what_does_not_fit_is_refused(model: LoadedModel, make_record: MakeRecor
     with pytest.raises(MismatchError, match=r"reads vectors of 8 and resid_post.1 .* is 16 wide"):
         evaluate_record(narrow, record)
     windows = list(cut_windows(model.tokenizer, [parse_source(text, None)], ctx_len=32, pack=False, seed=1))
-    with pytest.raises(MismatchError, match=r"is 192 wide"):
+    with pytest.raises(MismatchError, match=rf"is {WIDTH} wide"):
         evaluate_model(model, narrow, windows)
     with pytest.raises(CorpusError, match=r"not one text token"):
         evaluate_model(model, load_sae(save_sae(tmp_path / "sae")), [])
@@ -178,9 +180,14 @@ def test_overlap_of_corpora() -> None:
     assert overlap([train], [whole])
     assert overlap([whole], [held_out])
     assert overlap([train, a], [b, a])
-    assert overlap([hub], [{**hub, "split": "train[5%:]", "revision": "other"}])
+    assert overlap([hub], [{**hub, "split": "train[5%:]", "revision": "other"}])  # rows may have moved
+    assert overlap([hub], [{**hub, "split": "train"}])
+    assert overlap([hub], [{**hub, "split": "train[100:]"}])  # how many rows 1 % are is not known here
+    assert overlap([{**hub, "split": "train[10:30]"}], [{**hub, "split": "train[29:]"}])
     assert not overlap([train], [held_out])
     assert not overlap([a], [b])
     assert not overlap([hub], [{**hub, "split": "test"}])
+    assert not overlap([hub], [{**hub, "split": "train[1%:]"}])  # most data sets of text have no other split
+    assert not overlap([{**hub, "split": "train[30:]"}], [{**hub, "split": "train[10:30]"}])
     assert not overlap([a], [train])
     assert not overlap([], [train])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from raylens.bundle.paths import PICO
+from raylens.bundle.paths import PICO, ROOT
 from raylens.bundle.stdlib import read_stdlib
 from raylens.config import RecordConfig
 from raylens.engine.load import load_model
@@ -18,6 +19,10 @@ from raylens.store.dense import DenseRecord
 from raylens.store.files import Files
 from raylens.store.runs import RunJournal, request_stop
 from raylens_jobs.record import plan_record, run_record
+
+PICO_CONFIG = json.loads((ROOT / "pico/config.json").read_text())
+N_LAYERS: int = PICO_CONFIG["num_hidden_layers"]
+LONGEST: int = PICO_CONFIG["max_position_embeddings"]
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +125,13 @@ def test_a_stopped_run_keeps_its_shards(ray_cluster: None, texts: str, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hooks": ("resid_post.6",)}, r"raylens/pico has no resid_post.6: its layers are 0 to 5"),
+        (
+            {"hooks": (f"resid_post.{N_LAYERS}",)},
+            rf"raylens/pico has no resid_post.{N_LAYERS}: its layers are 0 to {N_LAYERS - 1}",
+        ),
         ({"hooks": ("resid_pots.1",)}, r"unknown hook point 'resid_pots'.*resid_post"),
         ({"texts": ("/nowhere/x.txt",)}, r"/nowhere/x\.txt"),
-        ({"ctx_len": 4096}, r"longer than the 1024"),
+        ({"ctx_len": 4 * LONGEST}, rf"longer than the {LONGEST}"),
         ({"model": "/nowhere"}, r"unknown model"),
     ],
 )

@@ -18,10 +18,10 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from raylens.config import TrainConfig
-from raylens.engine.sae_building import build_sae, sae_metadata
-from raylens.engine.sae_training import TrainProgress, to_inference, train_sae
+from raylens.engine.sae_building import build_sae, sae_metadata, to_inference
+from raylens.engine.sae_training import TrainProgress, check_training, train_sae
 from raylens.engine.saes import load_sae
-from raylens.errors import BusyError, InputError, StoppedError
+from raylens.errors import BusyError, DamagedFileError, InputError, StoppedError
 from raylens.ids import HookPoint
 from raylens.store.dense import DenseRecord
 from raylens.store.files import Files
@@ -204,6 +204,7 @@ def test_two_runs_do_not_train_one_sae(make_record: MakeRecord, tmp_path: Path) 
     [
         ({"k": 65}, r"k is 65 and there are 64 latents"),
         ({"k": 2.5}, r"TopK takes a whole k"),
+        ({"batch_size": 1}, r"one token has no variance"),
         ({"batch_size": 5000}, r"992 tokens, fewer than a batch"),
         ({"hook": "resid_post.9"}, r"unknown recorded hook point 'resid_post.9'"),
         ({"device": "cuda:99"}, r"no device 'cuda:99'"),
@@ -212,8 +213,36 @@ def test_two_runs_do_not_train_one_sae(make_record: MakeRecord, tmp_path: Path) 
 def test_settings_that_cannot_work_are_refused(
     changes: dict[str, Any], message: str, make_record: MakeRecord, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=message):
-        train_sae(config(**changes), make_record(), Files.open(tmp_path / "sae"))
+    record, files = make_record(), Files.open(tmp_path / "sae")
+    for attempt in (check_training, train_sae):
+        with pytest.raises(InputError, match=message):
+            attempt(config(**changes), record, files)
+    assert not (tmp_path / "sae").exists(), "or the corrected command would be refused"
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(make_record: MakeRecord, tmp_path: Path) -> None:
+    record, settings, files = make_record(), config(tokens=640), Files.open(tmp_path / "sae")
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(StoppedError):
+        train_sae(settings, record, files, should_stop=lambda: next(asked))
+    folder = tmp_path / "sae/training/00000005"
+    for name in ("weights.safetensors", "trainer_state.pt", "generators.pt"):
+        whole = (folder / name).read_bytes()
+        for content in (whole[: len(whole) // 2], b"", None):
+            (folder / name).unlink()
+            if content is not None:
+                (folder / name).write_bytes(content)
+            with pytest.raises(DamagedFileError, match=r"step 5 in .*/sae/training cannot be read .*begins again"):
+                train_sae(settings, record, files)
+            (folder / name).write_bytes(whole)
+    assert train_sae(settings, record, files)["resumed_at"] == 5
+
+
+def test_settings_that_say_nothing_are_refused(make_record: MakeRecord, tmp_path: Path) -> None:
+    (tmp_path / "sae/training").mkdir(parents=True)
+    (tmp_path / "sae/training/settings.json").write_text("{}")
+    with pytest.raises(DamagedFileError, match=r"settings\.json does not say what was trained"):
+        train_sae(config(), make_record(), Files.open(tmp_path / "sae"))
 
 
 def test_no_special_token_is_trained_on(make_record: MakeRecord, tmp_path: Path) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raylens.config import EvaluateConfig, RecordConfig, TrainConfig
-from raylens.errors import InputError
-from raylens.store.dense import DenseRecord, record_place
-from raylens.store.files import Files
-from raylens.store.runs import RunJournal
+from raylens.errors import InputError, UnknownNameError
 from raylens_app.cli.output import data_size, duration, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import state_of
 
 if TYPE_CHECKING:
-    from raylens.store.workspace import Workspace
+    from raylens.store.files import Files
 
 _PANEL = "Train"
 
@@ -33,7 +31,9 @@ def record(
     context: typer.Context,
     out: Annotated[str, typer.Option("--out", "-o", help="A name in the workspace, or a folder (with / or .).")],
     model: Annotated[str, typer.Option("--model", "-m", help="raylens/pico, a folder, or a hub id.")] = "raylens/pico",
-    layer: Annotated[list[int] | None, typer.Option(help="resid_post of this block (from 0); again for more.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(min=0, help="resid_post of this block (from 0); again for more.")
+    ] = None,
     hook: Annotated[
         list[str] | None, typer.Option(help="Hook point, e.g. mlp_out.3 or path.model.layers.3; again for more.")
     ] = None,
@@ -45,7 +45,7 @@ def record(
         int | None,
         typer.Option(min=1, help="Windows to record at most; a window is one sample of up to --ctx-len tokens."),
     ] = None,
-    ctx_len: Annotated[int, typer.Option(help="Tokens per window, BOS included.")] = 256,
+    ctx_len: Annotated[int, typer.Option(min=4, help="Tokens per window, BOS included.")] = 256,
     column: Annotated[str | None, typer.Option(help="Column with the text, or with chat messages.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 32,
     stored_dtype: Annotated[str, typer.Option(help="Of the values on disk: float16 or float32.")] = "float16",
@@ -66,6 +66,11 @@ def record(
 
     A rerun makes only what is missing; raising --max-samples adds to what is there.
     """
+    from raylens.config import RecordConfig
+    from raylens.store.dense import record_place
+    from raylens.store.files import Files
+    from raylens.store.runs import RunJournal
+
     config = RecordConfig.of(
         {
             "model": model,
@@ -91,10 +96,11 @@ def record(
     )
     from raylens_jobs.record import plan_record, run_record
 
-    workspace = state_of(context).open_workspace(create=True)
-    files, folder = record_place(out, workspace.files)
-    plan = plan_record(config)
-    with _journal(workspace, "record", config.model_dump(mode="json"), out) as journal:
+    state = state_of(context)
+    files, folder = record_place(out, Files.open(state.workspace))
+    plan = plan_record(config)  # before there is a workspace: bad input leaves nothing behind
+    workspace = state.open_workspace(create=True)
+    with RunJournal.start(workspace.files, "record", {**config.model_dump(mode="json"), "out": out}) as journal:
         note(f"run {journal.run_id}: starting Ray and loading {config.model}")
         with progress("recording", max_samples, unit="windows") as bar:
             figures = run_record(
@@ -115,14 +121,17 @@ def record(
         f"{figures['tokens_total']:,} tokens of {', '.join(config.hooks)} in {figures['out']} "
         f"({figures['shards_total']} shards, {data_size(figures['bytes_total'])}), {duration(figures['seconds'])}"
     )
-    print_text(f"next: raylens train --activations {out} --out my-sae")
+    one = f" --hook {plan.hooks[0]}" if len(plan.hooks) > 1 else ""
+    print_text(f"next: raylens{state.workspace_option()} train --activations {shlex.quote(out)}{one} --out my-sae")
 
 
 def train(
     context: typer.Context,
     activations: Annotated[str, typer.Option("--activations", "-a", help="What record --out named.")],
     out: Annotated[str, typer.Option("--out", "-o", help="A name in the workspace, or a folder (with / or .).")],
-    layer: Annotated[int | None, typer.Option(help="Which layer (resid_post), if several were recorded.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Which layer (resid_post), if several were recorded.")
+    ] = None,
     hook: Annotated[str | None, typer.Option(help="Which hook point, if several were recorded.")] = None,
     architecture: Annotated[str, typer.Option(help="topk, batchtopk, jumprelu or standard.")] = "topk",
     width: Annotated[
@@ -137,8 +146,17 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on. Default: 10 million.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps, in place of --tokens.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Tokens per step.")] = 1024,
+    batch_size: Annotated[int, typer.Option(min=2, help="Tokens per step.")] = 1024,
+    warmup_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of steps over which learning rate and penalty rise.")
+    ] = 0.05,
+    decay_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of steps, at the end, over which the learning rate falls.")
+    ] = 0.5,
     aux_coef: Annotated[float, typer.Option(min=0, help="Weight of the loss that revives dead latents.")] = 1.0,
+    dead_after: Annotated[
+        int, typer.Option(min=1, help="Tokens without firing after which a latent counts as dead.")
+    ] = 500_000,
     seed: Annotated[int, typer.Option(help="Of initial weights and order.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all cores.")] = None,
@@ -154,11 +172,16 @@ def train(
     A run that was stopped or killed goes on from its last checkpoint when the same command is given
     again, and ends with the same weights.
     """
+    from raylens.config import TrainConfig
+    from raylens.store.dense import DenseRecord, record_place
+    from raylens.store.files import Files
+    from raylens.store.runs import RunJournal
+
     if steps is not None and tokens is not None:
         raise InputError("--steps and --tokens say the same thing.", hint="give one of them.")
     config = TrainConfig.of(
         {
-            "hook": hook or (f"resid_post.{layer}" if layer is not None else None),
+            "hook": _hook(layer, hook),
             "architecture": architecture,
             "d_sae": width,
             "k": k,
@@ -166,7 +189,10 @@ def train(
             "learning_rate": lr,
             "tokens": steps * batch_size if steps else tokens or TrainConfig.model_fields["tokens"].default,
             "batch_size": batch_size,
+            "warmup_share": warmup_share,
+            "decay_share": decay_share,
             "aux_coef": aux_coef,
+            "dead_after": dead_after,
             "seed": seed,
             "device": device,
             "threads": threads,
@@ -176,12 +202,16 @@ def train(
             "buffer_bytes": buffer_mb * 2**20,
         }
     )
-    workspace = state_of(context).open_workspace(create=True)
-    recorded = DenseRecord.open(*record_place(activations, workspace.files))
-    files, folder = record_place(out, workspace.files, kind="saes")
-    from raylens_jobs.train import run_train
+    state = state_of(context)
+    root = Files.open(state.workspace)
+    recorded = DenseRecord.open(*record_place(activations, root))
+    files, folder = record_place(out, root, kind="saes")
+    from raylens_jobs.train import check_train, run_train
 
-    with _journal(workspace, "train", config.model_dump(mode="json") | {"activations": activations}, out) as journal:
+    check_train(config, recorded, files, folder, address=address)
+    workspace = state.open_workspace(create=True)
+    asked = {**config.model_dump(mode="json"), "activations": activations, "out": out}
+    with RunJournal.start(workspace.files, "train", asked) as journal:
         note(f"run {journal.run_id}: {config.steps:,} steps on {recorded.files.native(recorded.folder)}")
         with progress("training", config.steps, unit="steps") as bar:
             figures = run_train(
@@ -195,6 +225,8 @@ def train(
             )
         figures |= {"run_id": journal.run_id, "out": files.native(folder)}
         journal.finish(figures)
+    if address is None and not bar.done:
+        note("it was trained to its end before: nothing was done, and these are the figures of then.")
     if as_json:
         print_json(figures)
         return
@@ -202,7 +234,10 @@ def train(
         f"trained on {figures['tokens']:,} tokens in {duration(figures['seconds'])}: on them FVU {figures['fvu']:.4f}, "
         f"L0 {figures['l0']:.1f}, {figures['dead']} latents dead"
     )
-    print_text(f"next: raylens evaluate --sae-path {figures['out']} --model {recorded.info.model} --text SOURCE")
+    # Held-out text of the embedded model is known; of any other the user must say.
+    text = "" if recorded.info.model == "raylens/pico" else " --text SOURCE"
+    model = shlex.quote(recorded.info.model)
+    print_text(f"next: raylens evaluate --sae-path {shlex.quote(figures['out'])} --model {model}{text}")
 
 
 def evaluate(
@@ -216,10 +251,10 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Text to run through the model; again to mix. Default for pico: stdlib:held_out."),
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Read resid_post of this block instead.")] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Read resid_post of this block instead.")] = None,
     hook: Annotated[str | None, typer.Option(help="Read this hook point, not the one in the SAE's config.")] = None,
     n_tokens: Annotated[int, typer.Option(min=1, help="Text tokens to evaluate on.")] = 100_000,
-    ctx_len: Annotated[int | None, typer.Option(help="Tokens per window. Default: as in training.")] = None,
+    ctx_len: Annotated[int | None, typer.Option(min=4, help="Tokens per window. Default: as in training.")] = None,
     column: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -234,17 +269,26 @@ def evaluate(
 
     Special tokens (BOS) are left out of everything. Intervals are 95 % bootstraps over documents.
     """
+    from raylens.config import EvaluateConfig
+    from raylens.store.dense import DenseRecord, record_place
+    from raylens.store.files import Files
+
+    if activations is not None and (text or model):
+        other = "--text" if text else "--model"
+        raise InputError(
+            f"--activations and {other} are two different inputs.",
+            hint="give --activations for reconstruction alone, or --model and --text for losses too.",
+        )
     if activations is None and model is None:
-        raise InputError("there is nothing to evaluate on.", hint="give --model (and --text), or --activations.")
-    if activations is not None and text:
-        raise InputError("--activations and --text are two different inputs.", hint="give one of them.")
+        what = "--text needs a model to run through" if text else "there is nothing to evaluate on"
+        raise InputError(f"{what}.", hint="give --model (and --text), or --activations.")
     config = EvaluateConfig.of(
         {
             **({"model": model} if model else {}),
             "texts": tuple(text or ()),
             "column": column,
             "ctx_len": ctx_len,
-            "hook": hook or (f"resid_post.{layer}" if layer is not None else None),
+            "hook": _hook(layer, hook),
             "n_tokens": n_tokens,
             "batch_size": batch_size,
             "device": device,
@@ -255,14 +299,14 @@ def evaluate(
             "allow_seen": allow_seen,
         }
     )
+    root = Files.open(state_of(context).workspace)
+    recorded = DenseRecord.open(*record_place(activations, root)) if activations is not None else None
+    ref = _sae_place(sae, root)
     from raylens_jobs.evaluate import run_evaluate
 
-    workspace = Files.open(state_of(context).workspace)
-    recorded = DenseRecord.open(*record_place(activations, workspace)) if activations else None
-    place, folder = record_place(sae, workspace, kind="saes")
-    ref = place.native(folder) if place is workspace and place.exists(f"{folder}/cfg.json") else sae
     with progress("evaluating", n_tokens, unit="tokens") as bar:
         result = run_evaluate(ref, config, recorded, report=lambda done: bar(min(done, n_tokens)))
+    _say_of_other_model(result)
     if as_json:
         print_json(result)
         return
@@ -276,8 +320,39 @@ def _hooks(layers: list[int] | None, hooks: list[str] | None) -> tuple[str, ...]
     return named
 
 
-def _journal(workspace: Workspace, kind: str, config: Mapping[str, object], out: str) -> RunJournal:
-    return RunJournal.start(workspace.files, kind, {**config, "out": out})
+def _hook(layer: int | None, hook: str | None) -> str | None:
+    if layer is not None and hook is not None:
+        raise InputError("--layer and --hook both name a point.", hint="give one of them.")
+    return hook if layer is None else f"resid_post.{layer}"
+
+
+def _sae_place(sae: str, root: Files) -> str:
+    """What ``load_sae`` takes for ``sae``: a plain name is one of the workspace's SAEs, or a folder here."""
+    from raylens.store.dense import record_place
+
+    place, folder = record_place(sae, root, kind="saes")
+    if place.exists(f"{folder}/cfg.json" if folder else "cfg.json"):
+        return place.native(folder)
+    if place.exists(f"{folder}/training/settings.json" if folder else "training/settings.json"):
+        raise InputError(
+            f"the training of {place.native(folder)} has not come to its end.",
+            hint="give the same raylens train command again: it goes on from its last checkpoint.",
+        )
+    if place is root and not Path(sae).exists():
+        names = [name for name in root.folders("saes") if root.exists(f"saes/{name}/cfg.json")]
+        raise UnknownNameError.among("SAE of the workspace", sae, names, hint="Or write a folder, or release/id.")
+    return sae
+
+
+def _say_of_other_model(result: Mapping[str, Any]) -> None:
+    from raylens.catalog.lookup import built_in
+
+    trained_on, model = result["trained_on_model"], result["model"]
+    one_name = built_in().aliases.canonical
+    if trained_on and one_name(trained_on) != one_name(model):
+        note(
+            f"{result['sae']} was trained on another model, {trained_on}: what is measured is how far it fits {model}."
+        )
 
 
 _ROWS = (
@@ -287,6 +362,7 @@ _ROWS = (
     ("l0", "L0: active latents a token", "{:.2f}"),
     ("ce_recovered", "CE loss recovered", "{:.4f}"),
     ("kl_recovered", "KL recovered", "{:.4f}"),
+    ("kl_sae", "KL from the model's own predictions (nats)", "{:.4f}"),
     ("ce_clean", "CE loss, clean (nats)", "{:.4f}"),
     ("ce_sae", "CE loss, reconstructed", "{:.4f}"),
     ("ce_zero", "CE loss, zeroed", "{:.4f}"),

@@ -25,6 +25,7 @@ from raylens.engine.saes import LoadedSae
 from raylens.engine.text_windows import Batch, batches
 from raylens.errors import CorpusError, InputError, MismatchError
 from raylens.ids import HookPoint
+from raylens.sources.spec import SplitSlice
 from raylens.store.dense import DenseRecord
 
 _DENSE_BYTES = 256 * 2**20
@@ -40,24 +41,29 @@ class Evaluation:
     n_documents: int
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; estimates as ``{value, low, high}``."""
+        """Plain values; estimates as ``{value, low, high, n}``, ``n`` being tokens or, of losses, predictions.
+
+        The fractions are of ``d_sae`` latents, each watched over ``n_tokens``.
+        """
         density = self.sums.density()
-        fvu = self.sums.fvu()
+        tokens, predictions = self.sums.n_tokens, self.losses.n_predictions if self.losses is not None else 0
+        fvu = asdict(self.sums.fvu())
         measured: dict[str, Any] = {
             "sae": str(self.sae.id),
             "architecture": self.sae.spec.architecture,
             "hook": str(self.sae.spec.hook),
             "d_sae": self.sae.d_sae,
-            "n_tokens": self.sums.n_tokens,
+            "n_tokens": tokens,
             "n_documents": self.n_documents,
-            "fvu": asdict(fvu),
+            "fvu": fvu | {"n": tokens},
             "explained_variance": {
-                "value": 1 - fvu.value,
-                "low": None if fvu.high is None else 1 - fvu.high,
-                "high": None if fvu.low is None else 1 - fvu.low,
+                "value": 1 - fvu["value"],
+                "low": None if fvu["high"] is None else 1 - fvu["high"],
+                "high": None if fvu["low"] is None else 1 - fvu["low"],
+                "n": tokens,
             },
-            "mse": asdict(self.sums.mse()),
-            "l0": asdict(self.sums.l0()),
+            "mse": asdict(self.sums.mse()) | {"n": tokens},
+            "l0": asdict(self.sums.l0()) | {"n": tokens},
             "dead_fraction": float((density == 0).mean()),
             "dense_fraction_1pct": float((density > 0.01).mean()),
             "dense_fraction_10pct": float((density > 0.1).mean()),
@@ -65,10 +71,10 @@ class Evaluation:
             "encoder_max_cosine": mean_max_cosine(self.sae.sae.W_enc.T),
         }
         if self.losses is not None:
-            measured["n_predictions"] = self.losses.n_predictions
-            measured |= {name: asdict(self.losses.mean(name)) for name in LossSums.NAMES}
-            measured["ce_recovered"] = asdict(self.losses.ce_recovered())
-            measured["kl_recovered"] = asdict(self.losses.kl_recovered())
+            measured["n_predictions"] = predictions
+            estimates = {name: self.losses.mean(name) for name in LossSums.NAMES}
+            estimates |= {"ce_recovered": self.losses.ce_recovered(), "kl_recovered": self.losses.kl_recovered()}
+            measured |= {name: asdict(estimate) | {"n": predictions} for name, estimate in estimates.items()}
         return measured
 
 
@@ -162,8 +168,8 @@ def trained_on(sae: LoadedSae) -> tuple[Mapping[str, Any], ...]:
 def overlap(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
     """Whether two corpora, by their fingerprints, share text.
 
-    Only what fingerprints tell: parts of the standard library, the same files, the same data set and
-    split. A copy of a text in another file is not noticed.
+    Only what fingerprints tell: parts of the standard library, the same files, the same rows of a data
+    set. A copy of a text in another file is not noticed, nor are files of one folder in another one.
     """
     return any(_overlap(a, b) for a in one for b in other)
 
@@ -175,15 +181,20 @@ def _overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         case "stdlib":
             return {a.get("part"), b.get("part")} != {"train", "held_out"}
         case "hub":
-            return all(a.get(name) == b.get(name) for name in ("repo", "config")) and _same_split(
-                str(a.get("split")), str(b.get("split"))
-            )
+            return all(a.get(name) == b.get(name) for name in ("repo", "config")) and _share_rows(a, b)
         case _:
             return a.get("sha256") == b.get("sha256")
 
 
-def _same_split(a: str, b: str) -> bool:
-    return a.partition("[")[0] == b.partition("[")[0]
+def _share_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two slices of a data set may hold the same rows: not where they are known to lie apart."""
+    one, other = SplitSlice.parse(str(a.get("split"))), SplitSlice.parse(str(b.get("split")))
+    if one.name != other.name:
+        return False
+    # Without the split's length rows and percent do not compare, and another revision numbers rows anew.
+    comparable = one.percent == other.percent and a.get("revision") == b.get("revision")
+    first, second = sorted((one, other), key=lambda part: part.low)
+    return not (comparable and first.high is not None and first.high <= second.low)
 
 
 def _one_batch(

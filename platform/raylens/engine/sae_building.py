@@ -1,10 +1,12 @@
-"""A recipe → sae-lens's trainable SAE, and the metadata that goes into its ``cfg.json``."""
+"""A recipe → sae-lens's trainable SAE, the metadata that goes into its ``cfg.json``, and the form that is saved."""
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any, Final
 
 from sae_lens import (
+    SAE,
     BatchTopKTrainingSAE,
     BatchTopKTrainingSAEConfig,
     JumpReLUTrainingSAE,
@@ -30,15 +32,29 @@ L0_COEF: Final = 1.0
 """Default weight of JumpReLU's penalty, likewise."""
 
 
-def build_sae(recipe: SaeRecipe, d_in: int, metadata: SAEMetadata, device: str) -> TrainingSAE[Any]:
-    """A freshly initialised SAE; draws from torch's global generator.
+def check_recipe(recipe: SaeRecipe, d_in: int) -> None:
+    """Refuse what no SAE can be built or trained from, before anything is written.
 
     Raises:
-        InputError: More latents are to be active than there are.
+        InputError: More latents are to be active than there are, or a part of one, or batches are of one token.
     """
     d_sae = recipe.d_sae or 8 * d_in
     if recipe.architecture in ("topk", "batchtopk") and not 1 <= recipe.k <= d_sae:
         raise InputError(f"k is {recipe.k:g} and there are {d_sae} latents.", hint="lower --k, or raise --width.")
+    if recipe.architecture == "topk" and recipe.k != int(recipe.k):
+        raise InputError(f"TopK takes a whole k, not {recipe.k:g}.", hint="round it, or take batchtopk.")
+    if recipe.batch_size < 2:
+        raise InputError("one token has no variance to explain.", hint="raise --batch-size to 2 or more.")
+
+
+def build_sae(recipe: SaeRecipe, d_in: int, metadata: SAEMetadata, device: str) -> TrainingSAE[Any]:
+    """A freshly initialised SAE; draws from torch's global generator.
+
+    Raises:
+        InputError: As :func:`check_recipe`.
+    """
+    check_recipe(recipe, d_in)
+    d_sae = recipe.d_sae or 8 * d_in
     shared: dict[str, Any] = {
         "d_in": d_in,
         "d_sae": d_sae,
@@ -60,8 +76,6 @@ def build_sae(recipe: SaeRecipe, d_in: int, metadata: SAEMetadata, device: str) 
                 JumpReLUTrainingSAEConfig(**shared, l0_coefficient=coef, l0_warm_up_steps=warmup)
             )
         case "topk":
-            if recipe.k != int(recipe.k):
-                raise InputError(f"TopK takes a whole k, not {recipe.k:g}.", hint="round it, or take batchtopk.")
             return TopKTrainingSAE(
                 TopKTrainingSAEConfig(**shared, k=int(recipe.k), aux_loss_coefficient=recipe.aux_coef)
             )
@@ -97,3 +111,18 @@ def transformer_lens_name(point: HookPoint) -> str | None:
         return None
     name = f"blocks.{point.layer}.hook_{point.name}"
     return name if from_transformer_lens(name) == point else None
+
+
+def to_inference(sae: TrainingSAE[Any]) -> SAE[Any]:
+    """sae-lens's inference form of a trained SAE, on the CPU, its decoder rows of norm 1.
+
+    The function it computes is the same; BatchTopK becomes JumpReLU, as sae-lens has it.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        sae.save_inference_model(temporary)
+        plain = SAE.load_from_disk(temporary, device="cpu")
+    plain.fold_W_dec_norm()
+    if getattr(plain.cfg, "rescale_acts_by_decoder_norm", False):
+        # Norms are 1 now: dividing by them again would cost time, and err where weights are rounded.
+        plain.cfg.rescale_acts_by_decoder_norm = False
+    return plain

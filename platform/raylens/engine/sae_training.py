@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,17 +33,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sae_lens import SAE, SAETrainer, TrainingSAE
+from sae_lens import SAETrainer
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepOutput
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raylens.config import SaeRecipe, TrainConfig
 from raylens.engine.load import choose_device
 from raylens.engine.memory import memory_advice
-from raylens.engine.sae_building import build_sae, sae_metadata
-from raylens.errors import InputError, RunError, StoppedError
+from raylens.engine.sae_building import build_sae, check_recipe, sae_metadata, to_inference
+from raylens.errors import DamagedFileError, InputError, RunError, StoppedError
 from raylens.ids import HookPoint
 from raylens.store.dense import DenseRecord
 from raylens.store.dense_shuffle import ShuffledRows
@@ -70,6 +72,9 @@ _WEIGHTS: Final = "weights.safetensors"
 _GENERATORS: Final = "generators.pt"
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16}
 
+# What torch, safetensors and json raise over files that are missing, truncated or not theirs.
+_UNREADABLE: Final = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, KeyError, ValueError)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
@@ -82,6 +87,15 @@ class TrainProgress:
     l0: float
     dead: int
     learning_rate: float
+
+
+def check_training(config: TrainConfig, record: DenseRecord, files: Files, folder: str = "") -> None:
+    """Find what is wrong with a call of :func:`train_sae` before it starts; nothing is written.
+
+    Raises:
+        InputError: As :func:`train_sae`.
+    """
+    _Training(config, record, files, folder).finished()
 
 
 def train_sae(
@@ -109,9 +123,10 @@ def train_sae(
         Figures: ``steps``, ``tokens``, ``seconds`` of this run, and FVU, L0 and dead latents of the last batches.
 
     Raises:
-        InputError: Nothing to train on, or the folder holds an SAE of other settings.
+        InputError: Nothing to train on, settings that cannot work, or the folder holds an SAE of other settings.
         BusyError: Another run trains there.
         StoppedError: ``should_stop`` said so.
+        DamagedFileError: The checkpoint to go on from cannot be read.
         RunError: The loss is not finite.
     """
     run = _Training(config, record, files, folder)
@@ -121,7 +136,8 @@ def train_sae(
         acquire(files, run.at("training/lock"), owner, what=f"SAE {files.native(folder)}"),
         memory_advice("training an SAE", run.device),
     ):
-        figures = run.train(report, should_stop)
+        # Another run may have finished between the look above and the lock.
+        figures = run.finished() or run.train(report, should_stop)
     files.delete(run.at("training/lock"), recursive=True)
     return figures
 
@@ -131,6 +147,7 @@ class _Training:
         self.config, self.record, self.files, self.folder = config, record, files, folder
         self.device = choose_device(config.device)
         _, width = record.info.column(config.hook)
+        check_recipe(config, width)
         self.hook = HookPoint.parse(config.hook or record.info.hooks[0])
         self.shards = record.shards()
         self.rows = ShuffledRows(
@@ -169,13 +186,20 @@ class _Training:
                     f"{self.files.native(self.folder)} holds an SAE already.", hint="name another --out."
                 ) from None
             return None
-        if known["settings"] != self.settings:
-            other = [name for name in self.settings if known["settings"].get(name) != self.settings[name]]
-            raise InputError(
-                f"{self.files.native(self.folder)} holds an SAE trained with other {', '.join(other)}.",
+        asked, figures = known.get("settings"), known.get("figures")
+        if not isinstance(asked, dict):
+            raise DamagedFileError(
+                f"{self.files.native(self.at('training/settings.json'))} does not say what was trained.",
                 hint="name another --out, or remove that folder.",
             )
-        return known["figures"]
+        if asked != self.settings:
+            other = [name for name in self.settings.keys() | asked.keys() if asked.get(name) != self.settings.get(name)]
+            raise InputError(
+                f"{self.files.native(self.folder)} holds {'an SAE' if figures else 'the beginning of an SAE'} "
+                f"trained with other {', '.join(sorted(other))}.",
+                hint="name another --out, or remove that folder.",
+            )
+        return figures
 
     def train(self, report: Callable[[TrainProgress], None], should_stop: Callable[[], bool]) -> dict[str, Any]:
         config, began = self.config, time.monotonic()
@@ -293,17 +317,28 @@ class _Training:
         step = self._pointer()
         if step is None:
             return 0
-        folder = self.at(f"training/{step:08d}")
         with tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary)
-            for path in self.files.list(folder):
+            for path in self.files.list(self.at(f"training/{step:08d}")):
                 (local / path.rpartition("/")[2]).write_bytes(self.files.read_bytes(path))
-            trainer.sae.load_state_dict(load_file(local / _WEIGHTS, device=str(self.device)))
-            trainer.load_trainer_state(local)
-            _set_generators(torch.load(local / _GENERATORS, weights_only=True), self.device)
+            try:
+                self._load(trainer, local, step)
+            except torch.OutOfMemoryError:
+                raise
+            except _UNREADABLE as error:
+                raise DamagedFileError(
+                    f"the checkpoint of step {step:,} in {self.files.native(self.at('training'))} cannot be read "
+                    f"({type(error).__name__}).",
+                    hint="remove the folder named there, and the same command begins again.",
+                ) from error
+        return step
+
+    def _load(self, trainer: SAETrainer[Any, Any], local: Path, step: int) -> None:
+        trainer.sae.load_state_dict(load_file(local / _WEIGHTS, device=str(self.device)))
+        trainer.load_trainer_state(local)
+        _set_generators(torch.load(local / _GENERATORS, weights_only=True), self.device)
         lines = self.files.read_bytes(self.at("training/metrics.jsonl")).decode().splitlines()
         self.metrics = [row for row in map(json.loads, lines) if row["step"] <= step]
-        return step
 
     def _pointer(self) -> int | None:
         try:
@@ -341,21 +376,6 @@ class _Training:
             self.files.commit(self.at("sae_weights.safetensors"), local / "sae_weights.safetensors")
             config = json.loads((local / "cfg.json").read_text())
             self.files.commit_json(self.at("cfg.json"), {**config, "device": "cpu"})
-
-
-def to_inference(sae: TrainingSAE[Any]) -> SAE[Any]:
-    """sae-lens's inference form of a trained SAE, on the CPU, its decoder rows of norm 1.
-
-    The function it computes is the same; BatchTopK becomes JumpReLU, as sae-lens has it.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        sae.save_inference_model(temporary)
-        plain = SAE.load_from_disk(temporary, device="cpu")
-    plain.fold_W_dec_norm()
-    if getattr(plain.cfg, "rescale_acts_by_decoder_norm", False):
-        # Norms are 1 now: dividing by them again would cost time, and err where weights are rounded.
-        plain.cfg.rescale_acts_by_decoder_norm = False
-    return plain
 
 
 def _nothing() -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -203,16 +204,30 @@ class DenseRecord:
             files.commit_json(path, {"format": FORMAT, **info.model_dump(mode="json")})
         return cls(files, folder, info)
 
+    def discard_if_empty(self) -> None:
+        """Take away a record that holds not one shard; what else is in the folder stays.
+
+        Not :meth:`shards`, which ends at the first gap: behind it may be others.
+        """
+        if any(path.endswith(".json") for path in self.files.list(_join(self.folder, "shards"))):
+            return
+        for part in ("shards", "lock"):
+            self.files.delete(_join(self.folder, part), recursive=True)
+        self.files.delete(_join(self.folder, "record.json"))
+
     def lock(self, owner: str) -> Lock:
         """Hold the right to write, as run ``owner``; BusyError where another run holds it."""
         return acquire(self.files, _join(self.folder, "lock"), owner, what=f"record {self.files.native(self.folder)}")
 
     def row(self, index: int) -> DenseShard | None:
         """The manifest row of one shard; None where it does not exist yet."""
+        path = self._path(index, "json")
         try:
-            return DenseShard(**self.files.read_json(self._path(index, "json")))
+            return DenseShard(**self.files.read_json(path))
         except FileNotFoundError:
             return None
+        except TypeError as error:
+            raise DamagedFileError(f"{self.files.native(path)} does not describe a shard.", hint=_REMEDY) from error
 
     def shards(self) -> tuple[DenseShard, ...]:
         """All shards in order."""
@@ -328,9 +343,16 @@ def record_place(text: str, workspace: Files, *, kind: str = "records") -> tuple
 
     A plain name (letters, digits, ``_`` and ``-``) means ``records/<name>`` of the workspace; anything
     with a slash, a dot or a scheme is a folder of its own, such as ``activations.parquet``.
+
+    Raises:
+        InputError: It is empty, or names a file.
     """
+    if not text.strip():
+        raise InputError("a place has an empty name.", hint="give a plain name, or a folder such as ./activations.")
     if _NAME.fullmatch(text):
         return workspace, f"{kind}/{text}"
+    if Path(text).expanduser().is_file():
+        raise InputError(f"{text} is a file, and not a folder.", hint="give a plain name, or another folder.")
     return Files.open(text), ""
 
 

@@ -12,6 +12,7 @@ The pattern is that of fencing tokens (M. Kleppmann, "How to do distributed lock
 
 from __future__ import annotations
 
+import logging
 import secrets
 from datetime import UTC, datetime
 from types import TracebackType
@@ -19,10 +20,12 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raylens.errors import BusyError, StoppedError
+from raylens.errors import BusyError, RaylensError, StoppedError
 from raylens.store.files import Files
 from raylens.store.heartbeat import Heartbeat
 from raylens.store.process import Process
+
+_log = logging.getLogger(__name__)
 
 STALE_S = 60.0
 BEAT_S = 10.0
@@ -63,7 +66,13 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except (RaylensError, OSError) as trouble:
+            if error is None:
+                raise
+            # A full disk: the error on its way out says more, and the claim falls free with this process.
+            _log.warning("the lock of %s could not be released: %s", self._what, trouble)
 
     @property
     def owner(self) -> str:

@@ -160,14 +160,17 @@ def merge_ranges(
 def published(cache: CacheStore, plan: SaeMerge) -> list[FileEntry] | None:
     """The entries of this very merge if readers see it already, so that nothing is left to do; else None.
 
-    Housekeeping may have removed the rows of its parts, and then only the manifest knows.
+    Housekeeping may have removed the rows of its parts, and then only the manifest knows. A file that is
+    missing or truncated is no reason to stop: None, and the ranges that are whole are found by their rows.
     """
     manifest = cache.manifest()
     if manifest is None:
         return None
     folder = f"{cache.generation_folder(plan.folder)}/"
     found = [entry for entry in manifest.entries if entry.path.startswith(folder)]
-    return found if len(found) == plan.n_ranges + 1 else None
+    sizes = {one.path: one.size for one in cache.files.scan(folder.rstrip("/"))}
+    whole = all(sizes.get(entry.path) == entry.bytes for entry in found)
+    return found if whole and len(found) == plan.n_ranges + 1 else None
 
 
 def merge_statistics(cache: CacheStore, plan: SaeMerge) -> FileEntry:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -49,8 +49,10 @@ def connect(
         locked: Make it fit for SQL from outside: it opens the views' own files and nothing else, and
             no setting can be changed. Statements must still be checked (:mod:`raylens.store.sql`).
 
+    Damage of a file is found when a query reads it, as an error that :func:`damage_in` understands.
+
     Raises:
-        DamagedFileError: A manifest, or the first file of a view, cannot be read.
+        DamagedFileError: A manifest cannot be read, or a file it lists is missing.
         InputError: ``memory`` is no amount of memory.
     """
     connection = duckdb.connect()
@@ -92,24 +94,57 @@ def _make_view(
     connection: duckdb.DuckDBPyConnection, workspace: Workspace, name: str, manifests: Collection[Manifest | None]
 ) -> list[str]:
     """Create one view; returns the files it reads."""
-    read: list[str] = []
-    branches: list[str] = []
-    for constants, entries in _branches(name, manifests):
-        paths = [workspace.files.native(entry.path) for entry in entries]
-        listed = ", ".join(map(_quoted, paths))
-        columns = ", ".join(f"{_quoted(value)} AS {column}" for column, value in constants.items())
-        # Both off: a folder of the workspace's own path may look like column=value.
-        options = "hive_partitioning = false, filename = false"
-        branches.append(f"SELECT {columns}, * FROM read_parquet([{listed}], {options})")
-        read += paths
-    if not branches:
-        nulls = ", ".join(f"NULL::{duckdb_type(column.type)} AS {_named(column.name)}" for column in VIEWS[name])
-        branches.append(f"SELECT {nulls} WHERE false")
+    found = [
+        (constants, [workspace.files.native(entry.path) for entry in entries])
+        for constants, entries in _branches(name, manifests)
+    ]
     try:
-        connection.execute(f"CREATE VIEW {_named(name)} AS {' UNION ALL '.join(branches)}")
+        try:
+            _union(connection, name, [_branch(*one) for one in found])
+        except duckdb.Error as error:
+            if damage_in(error) is None:
+                raise
+            _union(connection, name, [_sound_branch(connection, name, *one) for one in found])
     except duckdb.Error as error:
         raise damage_in(error) or error from error
-    return read
+    return [path for _, paths in found for path in paths]
+
+
+def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collection[str]) -> None:
+    nulls = ", ".join(f"NULL::{duckdb_type(column.type)} AS {_named(column.name)}" for column in VIEWS[name])
+    query = " UNION ALL ".join(branches) or f"SELECT {nulls} WHERE false"
+    connection.execute(f"CREATE VIEW {_named(name)} AS {query}")
+
+
+def _branch(constants: Mapping[str, str], paths: Collection[str], *options: str) -> str:
+    listed = ", ".join(map(_quoted, paths))
+    columns = ", ".join(f"{_quoted(value)} AS {column}" for column, value in constants.items())
+    # Both off: a folder of the workspace's own path may look like column=value.
+    given = ", ".join(["hive_partitioning = false", "filename = false", *options])
+    return f"SELECT {columns}, * FROM read_parquet([{listed}], {given})"
+
+
+def _sound_branch(
+    connection: duckdb.DuckDBPyConnection, name: str, constants: Mapping[str, str], paths: Collection[str]
+) -> str:
+    """A branch whose first file is damaged must not take the others with it: it fails when it is read.
+
+    DuckDB opens the first file of a branch to learn its columns, unless it is told. Telling it always would
+    cost it the number of rows, by which it orders joins.
+    """
+    branch = _branch(constants, paths)
+    try:
+        connection.execute(f"DESCRIBE {branch}")
+    except duckdb.Error as error:
+        if damage_in(error) is None:
+            raise
+        columns = ", ".join(
+            f"{_quoted(c.name)}: {{name: {_quoted(c.name)}, type: {_quoted(duckdb_type(c.type))}, default_value: NULL}}"
+            for c in VIEWS[name]
+            if c.name not in constants
+        )
+        return _branch(constants, paths, f"schema = MAP {{{columns}}}")
+    return branch
 
 
 def damage_in(error: BaseException) -> DamagedFileError | None:
