@@ -19,7 +19,7 @@ import ray.data
 from raylens.catalog.lookup import Catalog
 from raylens.catalog.user import find_user_file
 from raylens.config import CacheConfig, PoolConfig
-from raylens.engine.load import load_tokenizer, tokenizer_fingerprint
+from raylens.engine.load import load_tokenizer, prefix_ids, tokenizer_fingerprint
 from raylens.engine.models import describe_model
 from raylens.errors import InputError, RunError, StoppedError
 from raylens.ids import cache_id
@@ -46,6 +46,7 @@ class CachePlan:
     model: ModelInfo
     saes: tuple[tuple[SaeChoice, SaeSpec], ...]
     sources: tuple[TextSource, ...]
+    prefix_ids: tuple[int, ...]
     identity: dict[str, Any]
     cache_id: str
 
@@ -97,7 +98,7 @@ def plan_cache(
         "seed": config.seed,
         "shard_windows": config.shard_windows,
     }
-    return CachePlan(config, model, saes, pinned, identity, cache_id(identity))
+    return CachePlan(config, model, saes, pinned, tuple(prefix_ids(tokenizer)), identity, cache_id(identity))
 
 
 def _check_context(config: CacheConfig, model: ModelInfo) -> None:
@@ -188,6 +189,8 @@ def _write_info(cache: CacheStore, plan: CachePlan) -> None:
             "n_layers": plan.model.n_layers,
             "texts": list(plan.config.texts),
             "ctx_len": plan.config.ctx_len,
+            # What every window begins with: readers of its text leave it out.
+            "prefix_ids": list(plan.prefix_ids),
             "name": plan.config.name or known.get("name"),
         }
     )

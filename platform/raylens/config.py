@@ -105,6 +105,28 @@ class CacheConfig(PoolConfig, TextConfig):
     """Allow an SAE that was trained on another model of the same shape."""
 
 
+class ExampleConfig(Config):
+    """Which excerpts of a feature explainers and scorers see."""
+
+    example_ctx_len: Annotated[int, Field(ge=4, le=4096)] = 32
+    """Tokens of an excerpt."""
+    center_examples: bool = True
+    """Put the peak at three quarters of the excerpt, reaching into neighbouring windows; else pieces as they lie."""
+    sampling: Literal["quantiles", "top", "random", "mix"] = "quantiles"
+    n_quantiles: Annotated[int, Field(ge=1, le=1000)] = 10
+    n_examples_train: Annotated[int, Field(ge=1, le=10_000)] = 40
+    n_examples_test: Annotated[int, Field(ge=1, le=10_000)] = 50
+    n_non_activating: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Of each side: explainers may see as many as scorers, of other documents."""
+    non_activating_source: Literal["random", "faiss", "neighbours"] = "random"
+    neighbours_type: Literal["co-occurrence", "decoder", "encoder"] = "co-occurrence"
+    min_examples: Annotated[int, Field(ge=1)] = 200
+    """Pieces in which a feature must fire; one with fewer is reported and skipped."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of documents that belong to scorers."""
+    seed: int = 22
+
+
 class MergeConfig(Config):
     """``raylens merge``: turn shards into range files, statistics and views."""
 

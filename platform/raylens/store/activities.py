@@ -137,6 +137,20 @@ class RangeFile:
             found.update((activity.window_id, activity) for activity in runs.take(places))
         return found
 
+    def rows(self, feature: int) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]:
+        """Window, position and activation of every row of ``feature``, in the file's order."""
+        groups = self.groups(feature, -math.inf, math.inf)
+        if not groups:
+            return np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.float32)
+        needed = ["window_id", "position", "activation"]
+        shared = not self._alone[groups].all()
+        rows = self.file.read(groups, ["feature", *needed] if shared else needed)
+        begin, end = 0, rows.num_rows
+        if shared:
+            begin, end = np.searchsorted(rows["feature"].to_numpy(), [feature, feature + 1]).tolist()
+        window, position, activation = (rows[name].to_numpy()[begin:end] for name in needed)
+        return window, position, activation
+
     def _runs(self, feature: int, low: float, high: float) -> Iterator[Runs]:
         for group in self.groups(feature, low, high):
             yield self.runs(group, feature, low, high)

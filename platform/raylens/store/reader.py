@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raylens.errors import UnknownNameError
 from raylens.ids import SaeId
@@ -54,6 +55,7 @@ class CacheReader:
             )
         self.cache_id = cache.cache_id
         self.manifest = manifest
+        self.info = cache.info()
         self._files = workspace.files
         self._turn = threading.RLock()
         self._open: OrderedDict[str, TableFile] = OrderedDict()
@@ -167,6 +169,19 @@ class CacheReader:
         wanted = np.unique(np.fromiter(window_ids, np.int32))
         with self._turn:
             return self._range(sae, feature).among(feature, wanted)
+
+    def rows(self, sae: SaeId, feature: int) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]:
+        """Window, position and activation of every row of a feature, strongest windows first; ``[n]`` each.
+
+        Special tokens are among them. 14 bytes a row. Raises as :meth:`top_windows`.
+        """
+        with self._turn:
+            return self._range(sae, feature).rows(feature)
+
+    def window_sizes(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Document and number of tokens (prefix included) of every window, ``[n_windows]`` each."""
+        with self._turn:
+            return self._texts.sizes()
 
     def windows(self, window_ids: Iterable[int], columns: Sequence[str] | None = None) -> pa.Table:
         """``schema.WINDOWS``, a row for each id, in the order given.

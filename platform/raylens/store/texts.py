@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raylens.errors import InputError
 from raylens.store.compact import WINDOWS_PER_FILE, WINDOWS_PER_GROUP
@@ -15,6 +16,7 @@ from raylens.store.manifest import Manifest
 from raylens.store.parquet import TableFile
 
 _DOCUMENT_GROUPS: Final = 32
+_SIZE_GROUPS: Final = 256
 
 
 class Texts:
@@ -56,6 +58,17 @@ class Texts:
             # Every group before the last one read is full.
             tables.append(rows.take(group * WINDOWS_PER_GROUP + here % WINDOWS_PER_GROUP))
         return pa.concat_tables(tables).take(place).combine_chunks()
+
+    def sizes(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Document and number of tokens of every window, ``[n_windows]`` each; some groups are read at a time."""
+        documents, counts = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+        for _, path in sorted(self._windows.items()):
+            file = self._opened(path)
+            for first in range(0, file.n_groups, _SIZE_GROUPS):
+                rows = file.read(range(first, min(first + _SIZE_GROUPS, file.n_groups)), ["doc_id", "token_offsets"])
+                documents.append(rows["doc_id"].to_numpy())
+                counts.append(np.diff(rows["token_offsets"].combine_chunks().offsets.to_numpy()))
+        return np.concatenate(documents), np.concatenate(counts)
 
     def sources(self, doc_ids: Iterable[int]) -> dict[int, tuple[str, str]]:
         """Source and path of documents, by id."""
