@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raylens import schema
 from raylens.ids import SaeId
 from raylens.store.compact import merge_documents, merge_windows, n_window_files
-from raylens.store.manifest import Manifest
+from raylens.store.manifest import FileEntry, Manifest
 from raylens.store.merge import SaeMerge, merge_ranges, merge_statistics, plan_merge
 from raylens.store.publish import finish_merge
 from raylens.store.shards import ShardRow, write_shard
@@ -70,12 +70,12 @@ class Corpus:
     def n_text_tokens(self) -> int:
         return int((self.lengths - 1).sum())
 
-    def merge(self, **options: object) -> Manifest:
-        """Merge everything and publish it."""
+    def merge(self, tables: Iterable[FileEntry] = (), **options: object) -> Manifest:
+        """Merge everything and publish it, with ``tables`` about its features."""
         entries = merge_ranges(self.cache, self.plan, range(self.plan.n_ranges), **options)  # pyright: ignore[reportArgumentType]
         entries.append(merge_statistics(self.cache, self.plan))
         entries += [merge_windows(self.cache, self.windows, index) for index in range(n_window_files(self.windows))]
-        entries.append(merge_documents(self.cache, self.windows))
+        entries += [merge_documents(self.cache, self.windows), *tables]
         with self.cache.lock("test") as lock:
             return finish_merge(self.cache, lock, windows=self.windows, merges=[self.plan], entries=entries)
 
