@@ -16,7 +16,7 @@ from raylens_app.cli.state import state_of
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from raylens.store.workspace import Workspace
+    from raylens.store.reader import CacheReader
     from raylens_app.cli.card import Card
     from raylens_app.cli.selection import Readable
 
@@ -64,7 +64,7 @@ def feature(
     one, index = one_feature(readables(workspace, cache), name)
     reader = CacheReader(workspace, one.cache_id)
     if share is not None:
-        bounds = _bounds_of_share(workspace, one, index, *share)
+        bounds = _bounds_of_share(reader, one, index, *share)
     low, high = bounds or (0.0, math.inf)
     seed = _SAMPLE_SEED if share is not None else None
     activities = reader.windows_in_interval(one.sae, index, low, high, windows, seed) if windows else []
@@ -107,21 +107,12 @@ def share_of(quantile: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _bounds_of_share(workspace: Workspace, one: Readable, index: int, number: int, of: int) -> tuple[float, float]:
-    """Peaks between which the ``number``-th of ``of`` equal shares of the feature's windows lie."""
-    from raylens.store.views import connect
-
-    ranked = """
-        WITH windows AS (SELECT DISTINCT window_id, peak FROM activations
-                         WHERE cache_id = $cache AND sae = $sae AND feature = $feature AND peak > 0),
-             ranked AS (SELECT peak, row_number() OVER (ORDER BY peak) - 1 AS rank, count(*) OVER () AS n FROM windows)
-        SELECT min(peak) FILTER (rank = n * ($number - 1) // $of), min(peak) FILTER (rank = n * $number // $of)
-        FROM ranked
-    """
-    values = {"cache": one.cache_id, "sae": str(one.sae), "feature": index, "number": number, "of": of}
-    with connect(workspace, only={"activations"}) as connection:
-        low, high = connection.execute(ranked, values).fetchall()[0]
-    return 0.0 if number == 1 or low is None else float(low), math.inf if number == of or high is None else float(high)
+def _bounds_of_share(reader: CacheReader, one: Readable, index: int, number: int, of: int) -> tuple[float, float]:
+    """Peaks between which the ``number``-th of ``of`` equal shares of a feature's windows lie, from the weakest."""
+    rising = reader.peaks(one.sae, index)[::-1]
+    n = len(rising)
+    low = float(rising[n * (number - 1) // of]) if number > 1 and n else 0.0
+    return low, float(rising[n * number // of]) if number < of and n else math.inf
 
 
 def _span(low: float, high: float) -> str:

@@ -137,6 +137,17 @@ class RangeFile:
             found.update((activity.window_id, activity) for activity in runs.take(places))
         return found
 
+    def peaks(self, feature: int) -> NDArray[np.float32]:
+        """The peak of each window in which ``feature`` fires on text, highest first; reads two columns."""
+        found = [np.zeros(0, np.float32)]
+        for group in self.groups(feature, 0.0, math.inf):
+            rows = self.file.read_group(group, ["feature", "window_id", "peak"])
+            begin, end = np.searchsorted(rows["feature"].to_numpy(), [feature, feature + 1]).tolist()
+            window, peak = rows["window_id"].to_numpy()[begin:end], rows["peak"].to_numpy()[begin:end]
+            first = np.concatenate([[end > begin], window[1:] != window[:-1]])[: end - begin]
+            found.append(peak[first & (peak > 0)])
+        return np.concatenate(found)
+
     def rows(self, feature: int) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]:
         """Window, position and activation of every row of ``feature``, in the file's order."""
         groups = self.groups(feature, -math.inf, math.inf)

@@ -170,6 +170,11 @@ class CacheReader:
         with self._turn:
             return self._range(sae, feature).among(feature, wanted)
 
+    def peaks(self, sae: SaeId, feature: int) -> NDArray[np.float32]:
+        """The peak of each window in which a feature fires on text, highest first; raises as :meth:`top_windows`."""
+        with self._turn:
+            return self._range(sae, feature).peaks(feature)
+
     def rows(self, sae: SaeId, feature: int) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]:
         """Window, position and activation of every row of a feature, strongest windows first; ``[n]`` each.
 

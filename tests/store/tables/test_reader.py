@@ -58,6 +58,22 @@ def test_top_windows_are_the_first_of_the_oracle(workspace: Workspace, build: Ca
 
 
 @pytest.mark.usefixtures("small_groups")
+def test_rows_and_peaks_are_those_of_the_oracle(local_workspace: Workspace, build: Callable[..., Any]) -> None:
+    corpus = build(local_workspace)
+    corpus.merge()
+    found = CacheReader(local_workspace, corpus.cache.cache_id)
+    for feature in range(40):
+        window, position, activation = (column.tolist() for column in found.rows(SAE, feature))
+        stored = [(w, p, a) for one, _, w, p, a in corpus.ordered if one == feature]
+        assert list(zip(window, position, activation, strict=True)) == stored
+        peaks = [peak for _, peak, _, _ in windows_of(corpus, feature) if peak > 0]
+        assert found.peaks(SAE, feature).tolist() == peaks
+    document, size = found.window_sizes()
+    assert document.tolist() == [window // 3 for window in range(len(corpus.lengths))]
+    assert size.tolist() == corpus.lengths.tolist()
+
+
+@pytest.mark.usefixtures("small_groups")
 def test_intervals(local_workspace: Workspace, build: Callable[..., Any]) -> None:
     corpus = build(local_workspace, d_sae=24, shard_windows=(30, 30))
     corpus.merge()
