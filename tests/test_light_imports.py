@@ -29,6 +29,7 @@ sys.exit(f"loaded: {{loaded}}" if loaded else code)
 ROOMS = """
 import raylens.bundle.paths, raylens.bundle.stdlib, raylens.catalog, raylens.config, raylens.errors, raylens.ids
 import raylens.corpus, raylens.corpus.tokenize, raylens.corpus.windows, raylens.schema, raylens.sources
+import raylens.score.aggregate, raylens.score.scorers, raylens.score.shuffled, raylens.score.specialization
 import raylens.store.cofiring, raylens.store.housekeeping, raylens.store.merge, raylens.store.publish
 import raylens.store.reader, raylens.store.runs, raylens.store.shards, raylens.store.sql, raylens.store.views
 import raylens.store.workspace

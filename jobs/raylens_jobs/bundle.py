@@ -28,8 +28,8 @@ import logging
 import lzma
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,12 +39,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from raylens.bundle import cards, corpus_manifest, embedding, embedding_recipe, intervals, paths, pico, tokenizer
+from raylens.bundle import cards, corpus_manifest, embedding, embedding_recipe, paths, pico, tokenizer
 from raylens.bundle.paths import PICO
 from raylens.bundle.stdlib import StdlibFile, python_version, read_stdlib
 from raylens.config import EvaluateConfig, RecordConfig, SaeRecipe, TrainConfig
-from raylens.engine.sae_training import BUNDLE_SAE_RECIPE, TrainProgress
+from raylens.engine.sae_training import BUNDLE_LATE_SAE_RECIPE, BUNDLE_SAE_RECIPE, TrainProgress
 from raylens.ids import digest
+from raylens.score.intervals import clustered_interval
 from raylens.store.dense import DenseRecord
 from raylens.store.files import Files
 from raylens.store.runs import RunJournal
@@ -137,7 +138,7 @@ def measure_bits(
         "bytes": int(sizes.sum()),
         "tokens": sum(map(len, ids)),
         "bits_per_byte": float(bits.sum() / sizes.sum()),
-        "interval": intervals.clustered_interval(bits, paths_, sizes),
+        "interval": clustered_interval(bits, paths_, sizes),
         "xz_together": 8 * len(lzma.compress(together, preset=9)) / len(together),
         "xz_each": sum(alone) / float(sizes.sum()),
         "per_file": {p: round(float(b / n), 4) for p, b, n in zip(paths_, bits, sizes, strict=True)},
@@ -148,8 +149,10 @@ def measure_bits(
 class SaePlan:
     """Which SAEs are made, and from how much text."""
 
-    layers: tuple[int, ...] = (1, 3, 5)
-    recipe: SaeRecipe = BUNDLE_SAE_RECIPE
+    recipes: Mapping[int, SaeRecipe] = field(
+        default_factory=lambda: {1: BUNDLE_SAE_RECIPE, 3: BUNDLE_SAE_RECIPE, 5: BUNDLE_LATE_SAE_RECIPE}
+    )
+    """By layer."""
     ctx_len: int = 256
     max_samples: int | None = None
     """Windows to train on; by default all there are."""
@@ -167,25 +170,25 @@ def build_saes(folders: Folders, plan: SaePlan | None = None) -> None:
     model = PICO if folders.out == paths.ROOT else str(folders.out / "pico")
     request = RecordConfig(
         model=model,
-        hooks=tuple(f"resid_post.{layer}" for layer in plan.layers),
+        hooks=tuple(f"resid_post.{layer}" for layer in plan.recipes),
         texts=("stdlib:train",),
         ctx_len=plan.ctx_len,
         max_samples=plan.max_samples,
     )
     planned = plan_record(request)
-    settings = {"record": request.model_dump(mode="json"), "recipe": plan.recipe.model_dump(mode="json")}
-    key = digest({**settings, "revision": planned.model.revision})[:8]
-    files = Files.open(folders.work / f"saes-{key}")
-    with RunJournal.start(files, "record", settings["record"]) as journal:
+    asked = request.model_dump(mode="json")
+    files = Files.open(folders.work / f"saes-{digest({'record': asked, 'revision': planned.model.revision})[:8]}")
+    with RunJournal.start(files, "record", asked) as journal:
         recorded = run_record(planned, files, "activations", journal, lambda p: log.info("%d tokens", p.tokens))
     record = DenseRecord.open(files, "activations")
-    for layer in plan.layers:
-        name = f"layer_{layer}"
-        config = TrainConfig.of({**settings["recipe"], "hook": f"resid_post.{layer}", "weights_dtype": "float16"})
+    for layer, of_layer in plan.recipes.items():
+        name, recipe = f"layer_{layer}", of_layer.model_dump(mode="json")
+        config = TrainConfig.of({**recipe, "hook": f"resid_post.{layer}", "weights_dtype": "float16"})
+        made = f"{name}-{digest(recipe)[:8]}"
         with RunJournal.start(files, "train", config.model_dump(mode="json")) as journal:
-            trained = run_train(config, record, files, name, journal, sparsely(log_training))
+            trained = run_train(config, record, files, made, journal, sparsely(log_training))
         folder = folders.out / "saes" / name
-        store_sae(Path(files.native(name)), folder)
+        store_sae(Path(files.native(made)), folder)
         evaluate = EvaluateConfig(model=model, texts=("stdlib:held_out",), n_tokens=plan.n_tokens)
         measured = run_evaluate(str(folder), evaluate)
         identity = {"sae": f"{paths.PICO_SAES}/{name}", "model": PICO}
@@ -194,7 +197,7 @@ def build_saes(folders: Folders, plan: SaePlan | None = None) -> None:
             "id": identity["sae"],
             "model": PICO,
             "weights_dtype": config.weights_dtype,
-            "recipe": settings["recipe"],
+            "recipe": recipe,
             "train": {**trained, "ctx_len": plan.ctx_len, "recorded_tokens": recorded["tokens_total"]},
             "held_out": {**measured, **identity},
         }

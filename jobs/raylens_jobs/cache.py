@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.data
 
 from raylens.catalog.lookup import Catalog
 from raylens.catalog.user import find_user_file
-from raylens.config import CacheConfig, PoolConfig
+from raylens.config import CacheConfig
 from raylens.engine.load import load_tokenizer, prefix_ids, tokenizer_fingerprint
 from raylens.engine.models import describe_model
 from raylens.errors import InputError, RunError, StoppedError
@@ -33,9 +32,7 @@ from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.encoder import ShardEncoder
 from raylens_jobs.failures import ray_failures
 from raylens_jobs.windower import BlockSource, ShardRecipe, blocks_wanted
-
-READER_CPUS = 0.1
-"""What Ray reserves for the reader; encoders reserve that much less, so that all fit on two cores."""
+from raylens_jobs.workers import Workers, choose_workers, stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,32 +133,6 @@ def run_cache(
     return figures | {"seconds": round(time.monotonic() - began, 3)}
 
 
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """The encoder pool: how many actors, and what each has."""
-
-    count: int
-    threads: int
-    gpus: int
-    """GPUs an actor holds: 0 or 1."""
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
-
-
-def choose_workers(config: PoolConfig) -> Workers:
-    """One worker a GPU, else one a core; what the user asked for is an upper bound."""
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    gpus = gpus if config.num_gpus is None else min(gpus, config.num_gpus)
-    if gpus and config.device in ("auto", "cuda"):
-        count = min(config.workers or gpus, gpus)
-        return Workers(count, config.threads or max(1, min(4, cpus // count)), 1)
-    count = min(config.workers or cpus, cpus)
-    return Workers(count, min(config.threads or cpus, cpus // count), 0)
-
-
 def shard_recipes(plan: CachePlan, workers: Workers) -> list[ShardRecipe]:
     """What determines each SAE's shards; results are only the same on one kind of device and dtype."""
     config = plan.config
@@ -243,14 +214,7 @@ def _encode(
 def _rows(
     plan: CachePlan, workspace: Workspace, recipes: list[ShardRecipe], workers: Workers
 ) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # Blocks of one row leave the reader as they are made; by default Ray would gather up to 128 MB.
-    context.target_max_block_size = 1
-    # Else what an encoder raised (a full disk) arrives as text inside an error of Ray's.
-    context.raise_original_map_exception = True
-    source = BlockSource(workspace.url, plan.cache_id, plan.config, plan.sources, recipes)
-    dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=READER_CPUS)
+    dataset = stream(BlockSource(workspace.url, plan.cache_id, plan.config, plan.sources, recipes))
     with warnings.catch_warnings():
         # The thread count of an actor has no named parameter yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
@@ -262,7 +226,7 @@ def _rows(
                 size=workers.count, max_tasks_in_flight_per_actor=3, enable_true_multi_threading=True
             ),
             max_concurrency=2,
-            num_cpus=workers.threads - READER_CPUS if not workers.gpus else 1 - READER_CPUS,
+            num_cpus=workers.reserved_cpus,
             num_gpus=workers.gpus,
         )
     yield from encoded.iter_rows()

@@ -30,10 +30,10 @@ from raylens.store.dense import DenseRecord, RecordInfo, n_text_tokens
 from raylens.store.files import Files
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
-from raylens_jobs.cache import READER_CPUS, Workers, choose_workers
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.failures import ray_failures
 from raylens_jobs.recorder import RecordSource, ShardRecorder, blocks_missing, worker_device
+from raylens_jobs.workers import Workers, choose_workers, stream
 
 SHARD_BYTES = 64 * 2**20
 """Activations of a shard, unless the user says how many windows."""
@@ -168,20 +168,13 @@ def _record(
 
 
 def _rows(plan: RecordPlan, record: DenseRecord, workers: Workers) -> Iterator[dict[str, Any]]:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # Blocks of one row leave the reader as they are made; by default Ray would gather up to 128 MB.
-    context.target_max_block_size = 1
-    # By default an actor's error reaches us as "UDF failed", its cause lost in pickling, and its remedy with it.
-    context.raise_original_map_exception = True
-    source = RecordSource(record, plan.config, plan.sources)
-    dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=READER_CPUS)
+    dataset = stream(RecordSource(record, plan.config, plan.sources))
     recorded = dataset.map_batches(
         ShardRecorder,  # pyright: ignore[reportArgumentType]  (a callable class; Ray's stub wants a generic protocol)
         fn_constructor_args=(record, plan.config, workers.threads),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=2),
-        num_cpus=workers.threads - READER_CPUS if not workers.gpus else 1 - READER_CPUS,
+        num_cpus=workers.reserved_cpus,
         num_gpus=workers.gpus,
     )
     yield from recorded.iter_rows()

@@ -63,8 +63,7 @@ def test_bits_are_counted_per_file_and_together() -> None:
 def test_saes_are_recorded_trained_evaluated_and_found(tmp_path: Path) -> None:
     shutil.copytree(paths.ROOT / "pico", tmp_path / "out/pico")
     plan = SaePlan(
-        layers=(2, 4),
-        recipe=SaeRecipe(d_sae=256, k=8, tokens=20_000, batch_size=256),
+        recipes=dict.fromkeys((2, 4), SaeRecipe(d_sae=256, k=8, tokens=20_000, batch_size=256)),
         ctx_len=64,
         max_samples=200,
         n_tokens=2000,

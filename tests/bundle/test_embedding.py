@@ -20,7 +20,6 @@ from raylens.bundle.embedding_recipe import (
     train_embedding,
     untrained,
 )
-from raylens.bundle.intervals import clustered_interval
 from raylens.bundle.pairs import docstring_pairs, excerpts, next_pairs
 from raylens.bundle.paths import embedding_path, model_path
 from raylens.bundle.stdlib import StdlibFile, read_stdlib
@@ -137,18 +136,6 @@ def test_retrieval_is_as_a_slow_reading_of_its_definition() -> None:
     ranks = [sum(1 for j in range(40) if similarity[i, j] >= similarity[i, i]) for i in range(40)]
     assert found["mrr"]["value"] == pytest.approx(sum(1 / r for r in ranks) / 40)
     assert found["recall_at_10"]["value"] == pytest.approx(sum(r <= 10 for r in ranks) / 40)
-
-
-def test_intervals_treat_a_file_as_the_unit() -> None:
-    rng = np.random.default_rng(1)
-    groups = [f"file{i // 50}" for i in range(1000)]
-    alike = np.repeat(rng.normal(size=20), 50)
-    low, high = clustered_interval(alike, groups)
-    # 20 files, whatever the number of rows: the interval is about 2 · 1.96 · σ / √20 wide.
-    assert 0.6 < (high - low) / (2 * 1.96 * alike.std() / 20**0.5) < 1.4
-    assert clustered_interval(np.ones(10), ["a"] * 10) == [1.0, 1.0]
-    weighted = clustered_interval(np.array([2.0, 6.0]), ["a", "b"], np.array([1.0, 2.0]))
-    assert weighted == [2.0, 3.0]
 
 
 def test_training_learns_and_what_is_stored_is_what_was_trained(tokenizer: Tokenizer, tmp_path) -> None:

@@ -170,7 +170,7 @@ def test_no_hub_and_nothing_cached(hub_cache: Callable[..., str]) -> None:
 
 def test_the_bundled_model() -> None:
     pico = load_model("raylens/pico", device="cpu")
-    assert (pico.name, pico.d_model, pico.n_layers, pico.prefix_ids) == ("raylens/pico", 192, 6, (0,))
+    assert (pico.name, pico.d_model, pico.n_layers, pico.prefix_ids) == ("raylens/pico", 128, 8, (0,))
     assert pico.dtype == torch.float32
     assert describe_model("raylens/pico") == pico.info
 

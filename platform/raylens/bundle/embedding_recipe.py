@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raylens.bundle.intervals import clustered_interval
 from raylens.bundle.pairs import Pair, docstring_pairs, next_pairs
 from raylens.bundle.stdlib import StdlibFile
+from raylens.score.intervals import clustered_interval
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

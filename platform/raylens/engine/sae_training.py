@@ -53,10 +53,10 @@ from raylens.store.lock import acquire
 
 BUNDLE_SAE_RECIPE: Final = SaeRecipe(
     architecture="topk",
-    d_sae=1536,
+    d_sae=2048,
     k=32,
     learning_rate=3e-3,
-    tokens=2_000_000,
+    tokens=2_500_000,
     batch_size=1024,
     warmup_share=0.02,
     decay_share=0.5,
@@ -65,6 +65,9 @@ BUNDLE_SAE_RECIPE: Final = SaeRecipe(
     seed=0,
 )
 """How the embedded SAEs of ``raylens/pico`` were trained: on ``stdlib:train``, ``ctx_len`` 256."""
+
+BUNDLE_LATE_SAE_RECIPE: Final = BUNDLE_SAE_RECIPE.model_copy(update={"d_sae": 4096, "tokens": 5_400_000})
+"""The same, wider and longer, for the late layer: there is more in its residual stream."""
 
 _SAMPLED_ROWS: Final = 65_536
 _METRIC_ROWS: Final = 500

@@ -1,0 +1,203 @@
+"""Which endpoint to call and how much of it: everything except the key.
+
+A key is never part of the settings, so that they can be stored, logged, sent to Ray workers and
+printed in errors. It is read from the environment of the process that opens the client.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from raylens.config import Config
+from raylens.errors import InputError
+from raylens.store.redact import is_secret, scrub
+
+Provider = Literal["openrouter", "openai"]
+
+BASE_URLS: Final[Mapping[Provider, str]] = {
+    "openrouter": "https://openrouter.ai/api/v1",
+    "openai": "https://api.openai.com/v1",
+}
+KEY_VARIABLES: Final[Mapping[Provider, str]] = {"openrouter": "OPENROUTER_API_KEY", "openai": "OPENAI_API_KEY"}
+
+_Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Prices(Config):
+    """What the endpoint charges, in USD for a million tokens."""
+
+    prompt_usd_per_million: _Amount
+    completion_usd_per_million: _Amount
+
+    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """USD of one call."""
+        whole = prompt_tokens * self.prompt_usd_per_million + completion_tokens * self.completion_usd_per_million
+        return whole / 1_000_000
+
+
+class EndpointSettings(Config):
+    """One model behind one OpenAI-compatible chat endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    provider: Provider = "openai"
+    """``openai`` is any endpoint that speaks its protocol: vLLM, Ollama, TGI, LM Studio …"""
+    base_url: str = ""
+    """Up to and with ``/v1``; where there is none, the provider's own."""
+    model: Annotated[str, Field(min_length=1)]
+    max_concurrency: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Calls under way at a time."""
+    requests_per_minute: _Positive | None = None
+    """Evenly spaced, retries included."""
+    timeout_s: _Positive = 120.0
+    """For one whole answer."""
+    max_attempts: Annotated[int, Field(ge=1, le=50)] = 5
+    max_wait_s: _Positive = 120.0
+    """A ``Retry-After`` beyond this is not waited for: the call fails at once."""
+    prices: Prices | None = None
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of prompt and answer together; for those who write prompts, the client does not count."""
+    budget_usd: _Amount | None = None
+    """Spent at most by one client, which is one open ``ChatClient`` in one process."""
+    max_calls: Annotated[int, Field(ge=0)] | None = None
+    """Requests sent at most by one client, retries included; 0 answers from the reply cache alone."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values``; the first problem becomes one sentence, which repeats no text that was given.
+
+        Raises:
+            InputError: A key is unknown, missing, or has a value out of range; or a budget has no prices.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        raise InputError(
+            f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}.",
+            hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_provider(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        provider = values.get("provider", "openai")
+        # Raised past pydantic, whose own error would carry the values, the key among them.
+        for name, value in values.items():
+            if name not in cls.model_fields and is_secret(str(name), value):
+                raise InputError(
+                    f"an endpoint's settings hold no secret, and {scrub(str(name))} looks like one.",
+                    hint=f"set {KEY_VARIABLES['openrouter' if provider == 'openrouter' else 'openai']} "
+                    "in the environment instead.",
+                )
+        if values.get("base_url") or provider not in ("openrouter", "openai"):
+            return values
+        return {**values, "base_url": BASE_URLS[provider]}
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        problem = "it must be http://HOST/PATH or https://HOST/PATH, without user, password, '?' or '#'"
+        try:
+            parts = urlsplit(url)
+            valid = (
+                parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            )
+        except ValueError:  # a port that is no number; its text would quote the address
+            valid = False
+        if not valid or any(mark in url for mark in "@?#") or any(ord(c) <= 32 or ord(c) == 127 for c in url):
+            raise ValueError(problem)
+        return url.rstrip("/").removesuffix("/chat/completions")
+
+    @model_validator(mode="after")
+    def _budget_can_be_kept(self) -> Self:
+        if self.budget_usd is not None and self.prices is None:
+            raise InputError(
+                f"a budget of ${self.budget_usd:g} cannot be kept without the prices of {self.model}.",
+                hint="give prices in USD for a million prompt and completion tokens (0 where it is free), "
+                "or limit the number of calls instead.",
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the host is this machine or on its own network, by its name alone."""
+        host = (urlsplit(self.base_url).hostname or "").rstrip(".")
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+        return address.is_loopback or address.is_private or address.is_link_local
+
+    @property
+    def key_variable(self) -> str:
+        """The environment variable that the key is read from."""
+        return KEY_VARIABLES[self.provider]
+
+    @property
+    def may_send_key(self) -> bool:
+        """Only where nobody on the way can read it: over https, or on the own network."""
+        return self.is_local or self.base_url.startswith("https://")
+
+
+class Key:
+    """An API key that is neither shown nor pickled."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str | None) -> None:
+        self._text = text
+
+    @classmethod
+    def from_environment(cls, settings: EndpointSettings) -> Key:
+        """The key for ``settings``, or none where the endpoint is local and none is set.
+
+        Raises:
+            InputError: The variable is not set though a remote endpoint needs it, or holds no possible key.
+        """
+        variable = settings.key_variable
+        text = os.environ.get(variable, "").strip()
+        if not settings.may_send_key:
+            return cls(None)
+        if not text and not settings.is_local:
+            raise InputError(
+                f"{settings.base_url} needs a key, and {variable} is not set.",
+                hint=f"set {variable} in the environment of every process that calls it "
+                "(to any word, if that endpoint asks for none).",
+            )
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise InputError(
+                f"{variable} holds no key: there are spaces, control or non-ASCII characters in it.",
+                hint=f"set {variable} to the key alone, without quotes or 'Bearer'.",
+            )
+        return cls(text or None)
+
+    def __bool__(self) -> bool:
+        return self._text is not None
+
+    def __repr__(self) -> str:
+        return "Key(***)" if self else "Key(None)"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a key is not pickled: the process that needs it reads its own environment")
+
+    def headers(self) -> dict[str, str]:
+        """What authorises a request."""
+        return {"Authorization": f"Bearer {self._text}"} if self._text else {}
+
+    def hidden(self, text: str) -> str:
+        """``text`` without this key, for endpoints that repeat what they were sent.
+
+        Words like ``none`` or ``EMPTY``, set for endpoints that want no key, are no secret.
+        """
+        return text.replace(self._text, "***") if self._text and len(self._text) >= 16 else text
