@@ -31,7 +31,7 @@ from raylens_jobs.choice import SaeChoice, choose
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.encoder import ShardEncoder
 from raylens_jobs.failures import ray_failures
-from raylens_jobs.windower import BlockSource, ShardRecipe, blocks_wanted
+from raylens_jobs.windower import BlockSource, ShardRecipe, blocks_wanted, nothing_missing
 from raylens_jobs.workers import Workers, choose_workers, stream
 
 
@@ -214,6 +214,8 @@ def _encode(
 def _rows(
     plan: CachePlan, workspace: Workspace, recipes: list[ShardRecipe], workers: Workers
 ) -> Iterator[dict[str, Any]]:
+    if nothing_missing(workspace.cache(plan.cache_id), plan.config, recipes):
+        return
     dataset = stream(BlockSource(workspace.url, plan.cache_id, plan.config, plan.sources, recipes))
     with warnings.catch_warnings():
         # The thread count of an actor has no named parameter yet.

@@ -164,6 +164,22 @@ def tasks(
         yield Task(block.index, block.n_text_tokens, missing)
 
 
+def nothing_missing(cache: CacheStore, config: CacheConfig, recipes: Sequence[ShardRecipe]) -> bool:
+    """Whether all the text that ``config`` asks for is cut, and every shard of it made: then nobody need be started."""
+    done = {recipe.sae: completed(cache, recipe.sae) for recipe in recipes}
+    tokens = 0
+    for row in windows_shards(cache):
+        tokens += row.n_text_tokens
+        last = tokens >= config.n_tokens or bool(row.cursor["ended"])
+        if row.n_windows != config.shard_windows and not last:
+            return False  # cut short by a smaller --n-tokens
+        if any(recipe.shard_name(row) not in done[recipe.sae] for recipe in recipes):
+            return False
+        if last:
+            return True
+    return False
+
+
 class BlockSource(Datasource):
     """Blocks as a Ray Data source of one streaming read task, a row a block that lacks a shard."""
 

@@ -69,7 +69,8 @@ def test_pico_writes_python(model: Any, tokenizer: Any) -> None:
         out = model.generate(ids, max_new_tokens=tokens, do_sample=False)
         return tokenizer.decode(out[0, ids.shape[1] :])
 
-    assert "self.x = x" in continued("class Point:\n    def __init__(self, x, y):")
+    assert continued("    def __init__(self, name):\n        self.name =", 1) == " name"
+    assert continued("    with open(path) as", 2) == " f:"
     assert continued("    try:\n        value = int(text)\n    except", 2) == " ValueError:"
     assert continued("    for i in range(").startswith("len(")
 

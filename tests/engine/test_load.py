@@ -191,7 +191,7 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"pytorch_model\.bin") as caught:
         load_model(str(folder))
-    assert "save_pretrained" in caught.value.hint
+    assert "raylens convert" in caught.value.hint
 
 
 def test_code_that_comes_with_a_model_is_never_run(folder: Path, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_raising_n_tokens_reuses_what_is_there(
     assert fewer_again.rows().equals(undisturbed.rows()), "a shorter rerun must not shrink a cache"
 
 
+@pytest.mark.slow
 def test_more_tokens_than_the_corpus_holds_are_said_and_no_reason_to_stop(
     ray_cluster: None, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def run_case(case: str, workspace: Path, config: CacheConfig) -> dict[str, Any]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_node_removed_mid_run_changes_nothing(undisturbed: Made, config: CacheConfig, tmp_path: Path) -> None:
     """On two simulated Ray nodes, one removed mid-run, the result equals an undisturbed run."""
@@ -58,6 +59,7 @@ def test_a_node_removed_mid_run_changes_nothing(undisturbed: Made, config: Cache
     assert not [one.path for one in made.workspace.files.scan() if one.temporary]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_workspace_that_one_node_cannot_see_is_refused_before_work(config: CacheConfig, tmp_path: Path) -> None:
     """The second node runs where another, empty disk is mounted over the workspace's folder."""

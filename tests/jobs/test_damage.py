@@ -113,6 +113,7 @@ def test_any_other_damaged_merged_file_is_named(copy: Made, raylens: Cli, kind: 
         assert "again" in line
 
 
+@pytest.mark.slow
 def test_what_the_message_says_mends_it(undisturbed: Made, copy: Made, ray_cluster: None, config: CacheConfig) -> None:
     """A truncated range file, and ones that the user removed as told; only they are merged again."""
     ranges = [copy.path(entry) for entry in copy.entries("activations") if entry.rows]

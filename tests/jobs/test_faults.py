@@ -61,6 +61,7 @@ def test_an_encoder_killed_mid_run_changes_nothing(
     assert not [one.path for one in made.workspace.files.scan() if one.temporary]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_mid_run_is_shown_as_lost_and_a_rerun_completes_it(
     undisturbed: Made, config: CacheConfig, texts: Path, folder: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_driver_killed_mid_run_is_shown_as_lost_and_a_rerun_completes_it(
     assert made.rows().equals(undisturbed.rows())
 
 
+@pytest.mark.slow
 def test_a_merge_killed_midway_leaves_readers_where_they_were(
     undisturbed: Made, config: CacheConfig, texts: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_merge_killed_midway_leaves_readers_where_they_were(
     assert made.rows().equals(undisturbed.rows())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["truncate", "flip"])
 def test_a_damaged_shard_is_named_and_made_again(
     undisturbed: Made, ray_cluster: None, config: CacheConfig, folder: Path, harm: str

@@ -50,6 +50,7 @@ def s3_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_cache_in_an_object_store_equals_one_on_a_disk(
     s3_url: str, undisturbed: Made, config: CacheConfig, texts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_cache_in_an_object_store_equals_one_on_a_disk(
     assert json.loads(capsys.readouterr().out) == [{"n": undisturbed.rows().num_rows}]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(
     undisturbed: Made, texts: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def another(workspace: Path, words: list[str], cache_id: str) -> Iterator[subpro
         process.wait()
 
 
+@pytest.mark.slow
 def test_of_one_cache_the_second_run_is_refused_and_of_another_it_goes_on_beside_it(
     undisturbed: Made, texts: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
