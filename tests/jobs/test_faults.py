@@ -52,8 +52,10 @@ def test_an_encoder_killed_mid_run_changes_nothing(
     def kill_one(_: object) -> None:
         if not killed:
             workers = [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
-            os.kill(workers[0].pid, signal.SIGKILL)
-            killed.append(workers[0].pid)
+            # Those of an earlier run in the same cluster may still be on their way out.
+            own = max(workers, key=lambda p: p.create_time())
+            os.kill(own.pid, signal.SIGKILL)
+            killed.append(own.pid)
 
     made = make(folder, config, kill_one)
     assert killed

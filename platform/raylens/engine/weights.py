@@ -34,6 +34,8 @@ TSNE_LIMIT: Final = 20_000
 """Widths beyond this get a map by PCA alone."""
 
 _PRINCIPAL: Final = 50
+_ITERATIONS: Final = 500
+"""Of t-SNE: scikit-learn's 1000 take twice as long (20 s for 4096 latents) and lower its loss by half a percent."""
 
 
 def feature_logits(loaded: LoadedModel, sae: LoadedSae, k: int = 20) -> pa.Table:
@@ -123,7 +125,8 @@ def decoder_map(sae: LoadedSae, seed: int = 22) -> pa.Table:
     flat = PCA(parts, svd_solver="randomized", random_state=seed).fit_transform(unit)
     if with_tsne:
         perplexity = min(30.0, (len(unit) - 1) / 3)
-        flat = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(flat)
+        layout = TSNE(2, perplexity=perplexity, init="pca", max_iter=_ITERATIONS, random_state=seed, n_jobs=1)
+        flat = layout.fit_transform(flat)
     flat = np.pad(flat, ((0, 0), (0, max(0, 2 - flat.shape[1])))).astype(np.float32)
     index = pa.array(np.arange(len(unit), dtype=np.int32))
     return pa.table([index, pa.array(flat[:, 0]), pa.array(flat[:, 1])], schema=schema.MAP)
