@@ -30,12 +30,13 @@ def compare(subject: Subject, folder: Path) -> dict[str, Any]:
     """Alternate a cache run and a bare run ``ROUNDS`` times."""
     pin, ratios, rounds = cores(), [], []
     for _ in range(ROUNDS):
-        workspace = folder / subject.name
+        workspace = folder / f"{subject.name}-workspace"
         shutil.rmtree(workspace, ignore_errors=True)
         run = cache(subject, workspace, pin)
         ours = run["tokens"] / run["busy_seconds"]
         floor = bare(subject, workspace, pin)
         ratios.append(ours / floor)
+        print(f"{subject.name}: {ours:,.0f} tokens/s, bare {floor:,.0f}: {ratios[-1]:.3f}", flush=True)
         rounds.append(
             {
                 "cache_tokens_per_s": round(ours),

@@ -51,6 +51,7 @@ def main() -> int:
             print(f"{'ok    ' if met else 'MISSED'}  {figure:24} {value:8.3f}  ({floor})  {floors[figure]['what']}")
         if arguments.scale == 1.0:
             result = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "figures": figures}
+            (HERE / "results").mkdir(exist_ok=True)
             (HERE / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return 1 if missed else 0
 

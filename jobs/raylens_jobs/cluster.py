@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,7 +52,8 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(address or "local", **options)  # pyright: ignore[reportArgumentType]  (keywords are checked by Ray)
+        with _hushed():
+            ray.init(address or "local", **options)  # pyright: ignore[reportArgumentType]  (keywords are checked by Ray)
     except ConnectionError as error:
         raise InputError(
             f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}).",
@@ -62,6 +64,23 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep what Ray's core writes past Python off stderr: a line about its log level. Its errors are raised."""
+    if _verbose():
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _quiet() -> None:

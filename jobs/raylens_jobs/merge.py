@@ -8,37 +8,27 @@ finished is found again by its name.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache as cache_result
 from typing import Any
 
-import pyarrow as pa
 import ray
-import torch
 
-from raylens.engine.load import load_model
-from raylens.engine.saes import LoadedSae
-from raylens.engine.weights import decoder_map, decoder_neighbours, feature_logits
 from raylens.errors import RunError, StoppedError
 from raylens.ids import SaeId
-from raylens.store.cofiring import cofiring
-from raylens.store.compact import merge_documents, merge_windows, n_window_files
+from raylens.store.compact import merge_documents, n_window_files
 from raylens.store.lock import Lock
-from raylens.store.manifest import FileEntry, Kind, Manifest
-from raylens.store.merge import SaeMerge, merge_ranges, merge_statistics, plan_merge, published
-from raylens.store.publish import feature_table, finish_merge, write_feature_table
+from raylens.store.manifest import FileEntry, Manifest
+from raylens.store.merge import SaeMerge, merge_statistics, plan_merge, published
+from raylens.store.publish import finish_merge
 from raylens.store.runs import RunJournal
 from raylens.store.shards import ShardRow, completed
 from raylens.store.windows import WindowsShard, windows_shards
 from raylens.store.workspace import CacheStore, Workspace
-from raylens_jobs.choice import SaeChoice
+from raylens_jobs import merge_tasks
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.failures import ray_failures
-
-TASK_CPUS = 0.5
-"""Merge tasks are half reading: two a core keep it busy."""
+from raylens_jobs.weight_tables import weight_tables
 
 Report = Callable[[int, int], None]
 """Called with (tasks done, tasks in all)."""
@@ -91,13 +81,16 @@ def merge_cache(
             entries += found
         else:
             jobs += [
-                _ranges.remote(workspace.url, cache.cache_id, plan, batch, memory_rows) for batch in plan.batches()
+                merge_tasks.ranges.remote(workspace.url, cache.cache_id, plan, batch, memory_rows)
+                for batch in plan.batches()
             ]
-        jobs.append(_cofiring.remote(workspace.url, cache.cache_id, plan))
+        jobs.append(merge_tasks.cofiring_table.remote(workspace.url, cache.cache_id, plan))
         jobs.append(
-            _from_weights.remote(workspace.url, cache.cache_id, plan.sae, info["model"], info["revision"], settings)
+            weight_tables.remote(workspace.url, cache.cache_id, plan.sae, info["model"], info["revision"], settings)
         )
-    jobs += [_windows.remote(workspace.url, cache.cache_id, windows, k) for k in range(n_window_files(windows))]
+    jobs += [
+        merge_tasks.windows.remote(workspace.url, cache.cache_id, windows, k) for k in range(n_window_files(windows))
+    ]
     for done in _collect(jobs, journal, report):
         entries += done
     entries.append(merge_documents(cache, windows))
@@ -154,48 +147,3 @@ def _collect(jobs: list[Any], journal: RunJournal, report: Report) -> Iterator[l
                     f"run {journal.run_id} was stopped while merging; readers see what they saw before.",
                     hint="run the same command again to go on from there.",
                 )
-
-
-@ray.remote(num_cpus=TASK_CPUS)
-def _ranges(url: str, cache_id: str, plan: SaeMerge, ranges: list[int], memory_rows: int) -> list[FileEntry]:
-    return merge_ranges(Workspace.open(url).cache(cache_id), plan, ranges, memory_rows=memory_rows)
-
-
-@ray.remote(num_cpus=TASK_CPUS)
-def _windows(url: str, cache_id: str, windows: list[WindowsShard], index: int) -> list[FileEntry]:
-    return [merge_windows(Workspace.open(url).cache(cache_id), windows, index)]
-
-
-@ray.remote(num_cpus=TASK_CPUS)
-def _cofiring(url: str, cache_id: str, plan: SaeMerge) -> list[FileEntry]:
-    cache = Workspace.open(url).cache(cache_id)
-    made_from = {"shards": plan.folder}
-    if entry := feature_table(cache, plan.id, "cofiring", made_from):
-        return [entry]
-    table = cofiring(cache, plan.id, plan.shards)
-    return [write_feature_table(cache, plan.id, "cofiring", table, made_from)]
-
-
-@ray.remote(num_cpus=TASK_CPUS)
-def _from_weights(
-    url: str, cache_id: str, sae: str, model: str, revision: str, settings: dict[str, Any]
-) -> list[FileEntry]:
-    """Tables that depend on weights alone; on the CPU, since they are made once an SAE."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.set_num_threads(1)
-    cache, sae_id = Workspace.open(url).cache(cache_id), SaeId.parse(sae)
-    made_from = {"fingerprint": settings["spec"]["fingerprint"], "revision": revision}
-
-    @cache_result
-    def sae_of() -> LoadedSae:
-        return SaeChoice(**settings["choice"]).load("cpu")
-
-    makers: dict[Kind, Callable[[], pa.Table]] = {
-        "logits": lambda: feature_logits(load_model(model, device="cpu"), sae_of()),
-        "neighbours": lambda: decoder_neighbours(sae_of()),
-        "map": lambda: decoder_map(sae_of()),
-    }
-    return [
-        feature_table(cache, sae_id, kind, made_from) or write_feature_table(cache, sae_id, kind, make(), made_from)
-        for kind, make in makers.items()
-    ]

@@ -127,6 +127,24 @@ class ExampleConfig(Config):
     seed: int = 22
 
 
+class ExplainConfig(ExampleConfig):
+    """``raylens explain``: say what features mean, from excerpts of one half of the documents."""
+
+    explainer: Literal["lexical"] = "lexical"
+    features: tuple[int, ...] | None = None
+    """Which; by default all of the SAE."""
+    max_latents: Annotated[int, Field(ge=1)] | None = None
+    """At most so many, the first by number."""
+    address: str | None = None
+
+
+class ScoreConfig(ExampleConfig):
+    """``raylens score``: measure explanations on excerpts of the other half."""
+
+    scorers: Annotated[tuple[Literal["rule", "embedding"], ...], Field(min_length=1)] = ("rule", "embedding")
+    address: str | None = None
+
+
 class MergeConfig(Config):
     """``raylens merge``: turn shards into range files, statistics and views."""
 

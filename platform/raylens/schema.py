@@ -114,6 +114,45 @@ MAP: Final = pa.schema([("feature", pa.int32()), ("x", pa.float32()), ("y", pa.f
 """Two-dimensional layout of decoder directions (PCA, then t-SNE)."""
 
 
+EXPLANATIONS: Final = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("explanation_id", pa.string()),  # a hash of what it says, of what, and how it was made
+        ("run_id", pa.string()),
+        ("explainer", pa.string()),
+        ("model", pa.string()),  # that wrote it; null of the lexical explainer
+        ("prompt_hash", pa.string()),  # SHA-256 of the prompt files; null likewise
+        ("explanation", pa.string()),  # one phrase; null unless status is "ok"
+        ("rule", pa.string()),  # JSON of an executable rule, where the explainer gives one
+        ("status", pa.string()),  # "ok", "not_found", "failed", or why there are no examples: "dead", "too_few" …
+        ("error", pa.string()),  # what happened, unless "ok"
+        ("n_examples", pa.int32()),  # activating excerpts that were shown
+        ("trimmed", pa.bool_()),  # fewer than there were, to fit the model's context
+        ("created_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""What explainers say of the features of one SAE in one cache; a row a feature, also where they failed."""
+
+SCORES: Final = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("explanation_id", pa.string()),  # of the explanation that was scored
+        ("run_id", pa.string()),
+        ("explainer", pa.string()),
+        ("scorer", pa.string()),
+        ("judge", pa.string()),  # the model that answered; null where nobody was asked
+        ("control", pa.string()),  # "shuffled": the explanation was another feature's; null of a feature's own
+        ("metric", pa.string()),
+        ("value", pa.float64()),  # null where the metric has no value
+        ("ci_low", pa.float64()),  # of a 95 % interval
+        ("ci_high", pa.float64()),
+        ("n", pa.int32()),
+        ("n_failed", pa.int32()),
+    ]
+)
+"""Figures about explanations; one row a metric."""
+
+
 def histogram_bin(activations: NDArray[np.float32]) -> NDArray[np.int64]:
     """Log-spaced bin of each activation: ``[n]`` float32 → ``[n]`` int64 in ``0 … HISTOGRAM_BINS - 1``.
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raylens import schema
 from raylens.ids import SaeId
+from raylens.store.findings import Findings
 from raylens.store.reader import CacheReader
 from raylens.store.workspace import Workspace
 from raylens_app.cli.feature import packed
@@ -154,6 +159,39 @@ def test_what_is_no_interval_or_quantile_is_refused(
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
+
+
+def test_explanations_come_with_their_scores_the_latest_first(
+    raylens: Raylens, tiny_workspace: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_workspace, tmp_path / "workspace")
+    cache, sae = Workspace.open(tmp_path / "workspace").cache(CACHE), SaeId.parse("tiny-res/layer_3")
+    for day, text in ((1, "an old phrase"), (2, "the word \x1b[31m`return`")):
+        row: dict[str, Any] = {"feature": 0, "explanation_id": f"e{day}", "run_id": f"explain-{day}", "explainer": "lexical",
+               "explanation": text, "rule": "{}", "status": "ok"}  # fmt: skip
+        row["created_at"] = datetime(2026, 11, day, tzinfo=UTC)
+        failed = {**row, "feature": 1, "status": "dead", "explanation": None, "explanation_id": None}
+        table = pa.Table.from_pylist([row, failed], schema=schema.EXPLANATIONS)
+        Findings(cache, sae, "explanations", {"day": day}).write([0, 1], table)
+    base = {"feature": 0, "explanation_id": "e2", "explainer": "lexical", "scorer": "rule", "n": 100, "n_failed": 0}
+    scores = [
+        {**base, "run_id": "score-1", "metric": "f1", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6},
+        {**base, "run_id": "score-2", "metric": "f1", "value": 0.75, "ci_low": 0.65, "ci_high": 0.85},
+        {**base, "run_id": "score-2", "metric": "f1", "value": 0.1, "control": "shuffled"},
+    ]
+    for number, score in enumerate(scores):
+        table = pa.Table.from_pylist([score], schema=schema.SCORES)
+        Findings(cache, sae, "scores", {"number": number}).write([0], table)
+    document = raylens(tmp_path / "workspace", "feature", "f_3_0", "--json").document
+    newest, old = document["explanations"]
+    assert (newest["explanation"], old["explanation"]) == ("the word \x1b[31m`return`", "an old phrase")
+    assert newest["scores"] == {"rule.f1": {"value": 0.75, "ci_low": 0.65, "ci_high": 0.85, "n": 100, "n_failed": 0}}
+    assert old["scores"] == {}
+    out = raylens(tmp_path / "workspace", "feature", "f_3_0").out
+    assert "F1 0.75 (0.65–0.85) by rule, n 100" in out
+    assert "an old phrase [lexical] not scored" in out
+    assert "\x1b[31m" not in out
+    assert raylens(tmp_path / "workspace", "feature", "f_3_1", "--json").document["explanations"] == []
 
 
 def test_a_dead_feature_is_said_to_be_dead(raylens: Raylens, tiny_workspace: Path) -> None:

@@ -264,9 +264,9 @@ def test_a_merge_that_died_and_shards_without_a_row_go(workspace: Workspace, cac
     assert {(one.path, one.reason) for one in collected.removals} == {
         (cache.manifest_path(lost.generation), "unfinished generation"),
         *((path, "unfinished generation") for path in merged(next(lost.of("activations")))),
-        (cache.shard_path(_EARLY, "torn"), "shard without a row"),
-        (cache.windows_path(9), "shard without a row"),
-        (cache.documents_path(9), "shard without a row"),
+        (cache.shard_path(_EARLY, "torn"), "file without a row"),
+        (cache.windows_path(9), "file without a row"),
+        (cache.documents_path(9), "file without a row"),
     }
     assert cache.generation() not in {None, lost.generation}
 

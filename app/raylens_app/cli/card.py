@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from raylens.store.examples import Activity, Example
     from raylens.store.manifest import Kind
     from raylens.store.reader import CacheReader
-    from raylens.store.workspace import Workspace
+    from raylens.store.workspace import CacheStore, Workspace
     from raylens_app.cli.selection import Readable
 
 
@@ -28,6 +28,7 @@ class Card:
         related: Its rows of ``logits``, ``neighbours`` and ``cofiring``, by rank; none where not made.
         examples: Windows it fires in.
         url: Its page on Neuronpedia, where its SAE has one.
+        explanations: What explainers say of it, each with its ``scores``; the latest first.
     """
 
     one: Readable
@@ -37,6 +38,7 @@ class Card:
     related: Mapping[str, Sequence[Mapping[str, Any]]]
     examples: Sequence[Example]
     url: str | None
+    explanations: Sequence[Mapping[str, Any]] = ()
 
     def logits(self, sign: str) -> list[dict[str, Any]]:
         """Tokens it promotes (``top``) or suppresses (``bottom``), the largest effect first."""
@@ -62,6 +64,7 @@ class Card:
             "sae": str(self.one.sae),
             "feature": self.index,
             "url": self.url,
+            "explanations": self.explanations,
             "statistics": {**statistics, "n_tokens": self.n_tokens, "histogram": histogram},
             "logits": {"top": self.logits("top"), "bottom": self.logits("bottom")},
             "neighbours": self.relatives("neighbours", "neighbour", "cosine"),
@@ -99,7 +102,29 @@ def read_card(
         },
         examples=reader.examples(activities),
         url=f"https://www.neuronpedia.org/{neuronpedia}/{index}" if neuronpedia else None,
+        explanations=_explanations(workspace.cache(one.cache_id), one, index),
     )
+
+
+def _explanations(cache: CacheStore, one: Readable, index: int) -> list[dict[str, Any]]:
+    """Each explanation with what scorers gave it; a metric that was measured again counts as it was last."""
+    from raylens.store.findings import findings_of
+
+    rows = [row for row in findings_of(cache, one.sae, "explanations", index) if row["status"] == "ok"]
+    scores = [row for row in findings_of(cache, one.sae, "scores", index) if row["control"] is None]
+    scores.sort(key=lambda row: row["run_id"])
+    shown = ("value", "ci_low", "ci_high", "n", "n_failed")
+    return [
+        {
+            **{key: row[key] for key in ("explanation_id", "explanation", "explainer", "model", "rule", "run_id")},
+            "scores": {
+                f"{score['scorer']}.{score['metric']}": {key: score[key] for key in shown}
+                for score in scores
+                if score["explanation_id"] == row["explanation_id"]
+            },
+        }
+        for row in sorted(rows, key=lambda row: row["created_at"], reverse=True)
+    ]
 
 
 def _of_feature(reader: CacheReader, one: Readable, kind: Kind, index: int) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -133,6 +133,7 @@ def _print(card: Card, heading: str, around: int) -> None:
     cache = f"cache {one.cache_id}" + (f" ({one.name})" if one.name else "")
     print_text(Text.assemble((short, "bold"), "  ", (printable(f"{full}  {cache}" if full != short else cache), "dim")))
     facts = _activity(card)
+    facts.append(("explained", [_explained(one) for one in card.explanations]))
     for label, sign in (("promotes", "top"), ("suppresses", "bottom")):
         tokens = [f"{render.token_text(row['token'])} {row['logit']:+.2f}" for row in card.logits(sign)[:_SHOWN_TOKENS]]
         facts.append((label, tokens))
@@ -172,6 +173,19 @@ def _print(card: Card, heading: str, around: int) -> None:
         Column("where", title="document · window", style="dim"),
     ]
     print_table(rows, columns)
+
+
+def _explained(found: Mapping[str, Any]) -> str:
+    """A phrase, who said it, and its F1 and balanced accuracy on held-out documents."""
+    who = found["model"] or found["explainer"]
+    parts: list[str] = []
+    for name, title in (("f1", "F1"), ("balanced_accuracy", "balanced accuracy")):
+        for key, score in found["scores"].items():
+            scorer, _, metric = key.partition(".")
+            if metric == name and score["value"] is not None:
+                interval = f" ({score['ci_low']:.2f}–{score['ci_high']:.2f})" if score["ci_low"] is not None else ""
+                parts.append(f"{title} {score['value']:.2f}{interval} by {scorer}, n {score['n']}")
+    return f"{found['explanation']} [{who}]" + (f" {'; '.join(parts)}" if parts else " not scored")
 
 
 def packed(items: Sequence[str], width: int) -> str:

@@ -31,6 +31,7 @@ from raylens_app.cli import (
     convert,
     demo,
     doctor,
+    explain,
     feature,
     features,
     housekeeping,
@@ -42,7 +43,7 @@ from raylens_app.cli.output import one_line, printable_lines
 from raylens_app.cli.state import DEFAULT_WORKSPACE, State
 
 # In the order of --help.
-_GROUPS: Final = (demo, cache, catalog, features, feature, sql, training, convert, runs, housekeeping, doctor)
+_GROUPS: Final = (demo, cache, catalog, features, feature, sql, explain, training, convert, runs, housekeeping, doctor)
 
 _EXTRAS: Final = {
     "accelerate": "models",

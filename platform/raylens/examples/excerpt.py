@@ -56,6 +56,7 @@ class ExampleSets:
         train_negatives: On which it is silent; for contrastive explainers.
         test_negatives: Likewise, of documents that no ``train`` or ``train_negatives`` excerpt is of.
         max_activation: The feature's largest over the whole cache; what levels 0–10 are relative to.
+        rate: Share of all pieces of the cache in which it fires; None where that is not known.
     """
 
     train: tuple[Excerpt, ...]
@@ -63,3 +64,4 @@ class ExampleSets:
     train_negatives: tuple[Excerpt, ...]
     test_negatives: tuple[Excerpt, ...]
     max_activation: float
+    rate: float | None = None

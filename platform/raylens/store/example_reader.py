@@ -165,7 +165,8 @@ class ExampleReader:
             rng = feature_rng(config.seed, str(self.sae), feature, f"{side} negatives")
             drawn = Drawn(feature, self._candidates[test], active, active[own[picked]], config.n_non_activating, rng)
             silent.append(self._negatives(drawn))
-        return _Choice(rows, (shown[0], shown[1]), (silent[0], silent[1]), float(pieces.peak.max()))
+        rate = len(pieces) / len(self.universe)
+        return _Choice(rows, (shown[0], shown[1]), (silent[0], silent[1]), float(pieces.peak.max()), rate)
 
     def _fetch(self, choices: Sequence[_Choice]) -> None:
         """Read the windows that these choices lie in, and those that a centred excerpt reaches into."""
@@ -207,7 +208,7 @@ class ExampleReader:
                     for w, p in zip(window.tolist(), piece.tolist(), strict=True)
                 )
             )
-        return ExampleSets(shown[0], shown[1], silent[0], silent[1], choice.max_activation)
+        return ExampleSets(shown[0], shown[1], silent[0], silent[1], choice.max_activation, choice.rate)
 
     def _look(self, window_id: int) -> WindowTokens | None:
         if not 0 <= window_id < len(self.universe.doc_id):
@@ -245,6 +246,7 @@ class _Choice:
     shown: tuple[tuple[Pieces, NDArray[np.int64]], tuple[Pieces, NDArray[np.int64]]]
     silent: tuple[NDArray[np.int64], NDArray[np.int64]]
     max_activation: float
+    rate: float
 
 
 _SILENT: Final = FeatureRows(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))

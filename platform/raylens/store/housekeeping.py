@@ -15,6 +15,7 @@ from raylens.errors import BusyError, DamagedFileError, UnknownNameError
 from raylens.ids import SaeId
 from raylens.store.disk import Stored
 from raylens.store.files import Files
+from raylens.store.findings import findings_folders
 from raylens.store.lock import holder
 from raylens.store.manifest import Manifest
 from raylens.store.runs import find_run
@@ -26,7 +27,7 @@ __all__ = ["GRACE_S", "Collected", "Removal", "Usage", "du", "gc", "remove_cache
 GRACE_S = 24 * 3600.0
 """How long a reader that began before may go on reading what is superseded."""
 
-_SHARDED = frozenset({"shards", "windows", "documents"})
+_SHARDED = frozenset({"shards", "windows", "documents", "findings"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def remove_sae(workspace: Workspace, name: str, sae: SaeId) -> str:
         known = {*cache.saes(), *(manifest.saes if manifest else ())}
         if sae not in known:
             raise UnknownNameError.among("SAE of this cache", str(sae), map(str, known))
-        gone = {cache.shard_folder(sae)}
+        gone = {cache.shard_folder(sae), *findings_folders(cache, sae)}
         if manifest and sae in manifest.saes:
             rest = manifest.without(sae)
             cache.publish(rest, lock)
@@ -216,7 +217,7 @@ def _unlisted_shards(cache: CacheStore, whole: list[Stored], paths: set[str]) ->
     for one in whole:
         part = one.path.removeprefix(f"{cache.folder}/").partition("/")[0]
         if part in _SHARDED and one.path.endswith(".parquet") and _row_of(one.path) not in paths:
-            yield Removal(one.path, one.size, "shard without a row")
+            yield Removal(one.path, one.size, "file without a row")
 
 
 def _row_of(path: str) -> str:

@@ -71,6 +71,10 @@ def _kind(cache: CacheStore, one: Stored, keys: dict[str, str]) -> tuple[str | N
     if part == "shards":
         key = rest.partition("/")[0]
         return keys.get(key, key), "shards"
+    if part == "findings":
+        kind, _, rest = rest.partition("/")
+        key = rest.partition("/")[0]
+        return keys.get(key, key), kind
     if part in {"windows", "documents"}:
         return None, part
     if part == "generations" and not one.path.endswith(".json"):

@@ -1,7 +1,7 @@
 """Columns of every view: what SQL can count on, whether or not anything is stored yet.
 
 Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``. The
-views of later stages (explanations, audits, traces …) are empty until those stages write; their
+views of later stages (audits, traces …) are empty until those stages write; their
 columns here are the keys by which they join with the others, and what each row is about.
 """
 
@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from raylens import schema
+from raylens.store.findings import SCHEMAS, FindingKind
 
 _TEXT: Final = pa.string()
 _TIME: Final = pa.timestamp("us", tz="UTC")
@@ -32,6 +33,9 @@ BY_SAE: Final[Mapping[str, pa.Schema]] = {
     "map": schema.MAP,
 }
 """Tables of one SAE in a cache, as stored."""
+
+FINDINGS: Final[Mapping[FindingKind, pa.Schema]] = SCHEMAS
+"""Tables about features that explainers and scorers write, as stored."""
 
 CACHES: Final = pa.schema(
     [
@@ -67,13 +71,7 @@ RUNS: Final = pa.schema(
     ]
 )
 
-_FEATURE: Final = [CACHE_ID, SAE, ("feature", pa.int32())]
-
 _LATER: Final[Mapping[str, pa.Schema]] = {
-    "explanations": pa.schema([*_FEATURE, ("explainer", _TEXT), ("explanation", _TEXT), ("status", _TEXT)]),
-    "scores": pa.schema(
-        [*_FEATURE, ("explainer", _TEXT), ("scorer", _TEXT), ("metric", _TEXT), ("value", pa.float64())]
-    ),
     "labels": pa.schema([SAE, ("feature", pa.int32()), ("label", _TEXT), ("source", _TEXT), ("bucket", _TEXT)]),
     "notes": pa.schema([SAE, ("feature", pa.int32()), ("note", _TEXT), ("author", _TEXT), ("created_at", _TIME)]),
     "audit_runs": pa.schema(
@@ -111,6 +109,7 @@ _LATER: Final[Mapping[str, pa.Schema]] = {
 VIEWS: Final[Mapping[str, pa.Schema]] = {
     **{name: pa.schema([CACHE_ID, *table]) for name, table in BY_CACHE.items()},
     **{name: pa.schema([CACHE_ID, SAE, *table]) for name, table in BY_SAE.items()},
+    **{name: pa.schema([CACHE_ID, SAE, *table]) for name, table in FINDINGS.items()},
     "caches": CACHES,
     "runs": RUNS,
     **_LATER,

@@ -18,8 +18,9 @@ import duckdb
 import pyarrow as pa
 
 from raylens.errors import DamagedFileError, InputError
-from raylens.store.manifest import FileEntry, Manifest
-from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, RUNS, VIEWS, duckdb_type
+from raylens.store.findings import FindingKind, findings_in
+from raylens.store.manifest import Manifest
+from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, FINDINGS, RUNS, VIEWS, duckdb_type
 from raylens.store.workspace import CacheStore, Workspace
 
 _SETTINGS: Final = (
@@ -94,10 +95,10 @@ def _make_view(
     connection: duckdb.DuckDBPyConnection, workspace: Workspace, name: str, manifests: Collection[Manifest | None]
 ) -> list[str]:
     """Create one view; returns the files it reads."""
-    found = [
-        (constants, [workspace.files.native(entry.path) for entry in entries])
-        for constants, entries in _branches(name, manifests)
-    ]
+    kinds: Mapping[str, FindingKind] = {kind: kind for kind in FINDINGS}
+    kind = kinds.get(name)
+    branches = _branches(name, manifests) if kind is None else _found(workspace, kind)
+    found = [(constants, [workspace.files.native(path) for path in paths]) for constants, paths in branches]
     try:
         try:
             _union(connection, name, [_branch(*one) for one in found])
@@ -168,17 +169,27 @@ def one_line(error: BaseException) -> str:
     return " ".join(paragraph.split()).rstrip(".")
 
 
-def _branches(name: str, manifests: Collection[Manifest | None]) -> Iterator[tuple[dict[str, str], list[FileEntry]]]:
+def _found(workspace: Workspace, name: FindingKind) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """For each cache and SAE: its constant columns and what explainers or scorers wrote."""
+    by_sae: dict[tuple[str, str], list[str]] = {}
+    for row in findings_in(workspace, name):
+        if row.path:
+            by_sae.setdefault((row.cache_id, row.sae), []).append(row.path)
+    for (cache_id, sae), paths in sorted(by_sae.items()):
+        yield {"cache_id": cache_id, "sae": sae}, sorted(paths)
+
+
+def _branches(name: str, manifests: Collection[Manifest | None]) -> Iterator[tuple[dict[str, str], list[str]]]:
     """For each cache, and SAE where the table is about one: its constant columns and files with rows."""
     for manifest in manifests:
         if manifest is None:
             continue
         entries = [entry for entry in manifest.entries if entry.kind == name and entry.rows]
         if name in BY_CACHE and entries:
-            yield {"cache_id": manifest.cache_id}, entries
+            yield {"cache_id": manifest.cache_id}, [entry.path for entry in entries]
         elif name in BY_SAE:
             for sae in sorted({entry.sae for entry in entries if entry.sae}):
-                own = [entry for entry in entries if entry.sae == sae]
+                own = [entry.path for entry in entries if entry.sae == sae]
                 yield {"cache_id": manifest.cache_id, "sae": sae}, own
 
 

@@ -74,6 +74,7 @@ def test_every_excerpt_is_what_the_cache_holds(local_workspace: Workspace, corpu
             continue
         usable += 1
         assert found.max_activation == max(pieces.values())
+        assert found.rate == len(pieces) / sum(-(-(int(n) - 1) // LENGTH) for n in corpus.lengths)
         sides = ((found.train, found.train_negatives, False, 6), (found.test, found.test_negatives, True, 5))
         for shown, silent, is_test, n in sides:
             own = {

@@ -1,0 +1,47 @@
+"""The merge's task that needs the model and the SAE: what their weights alone say about features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache as cache_result
+from typing import Any
+
+import pyarrow as pa
+import ray
+import torch
+
+from raylens.engine.load import load_model
+from raylens.engine.saes import LoadedSae
+from raylens.engine.weights import decoder_map, decoder_neighbours, feature_logits
+from raylens.ids import SaeId
+from raylens.store.manifest import FileEntry, Kind
+from raylens.store.publish import feature_table, write_feature_table
+from raylens.store.workspace import Workspace
+from raylens_jobs.choice import SaeChoice
+from raylens_jobs.merge_tasks import TASK_CPUS
+
+
+@ray.remote(num_cpus=TASK_CPUS)
+def weight_tables(
+    url: str, cache_id: str, sae: str, model: str, revision: str, settings: dict[str, Any]
+) -> list[FileEntry]:
+    """Logits, neighbours and map of one SAE; on the CPU, since they are made once an SAE."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    cache, sae_id = Workspace.open(url).cache(cache_id), SaeId.parse(sae)
+    made_from = {"fingerprint": settings["spec"]["fingerprint"], "revision": revision}
+
+    @cache_result
+    def sae_of() -> LoadedSae:
+        return SaeChoice(**settings["choice"]).load("cpu")
+
+    makers: dict[Kind, Callable[[], pa.Table]] = {
+        "logits": lambda: feature_logits(load_model(model, device="cpu"), sae_of()),
+        "neighbours": lambda: decoder_neighbours(sae_of()),
+        "map": lambda: decoder_map(sae_of()),
+    }
+    return [
+        feature_table(cache, sae_id, kind, made_from) or write_feature_table(cache, sae_id, kind, make(), made_from)
+        for kind, make in makers.items()
+    ]
