@@ -167,8 +167,8 @@ def test_explanations_come_with_their_scores_the_latest_first(
     shutil.copytree(tiny_workspace, tmp_path / "workspace")
     cache, sae = Workspace.open(tmp_path / "workspace").cache(CACHE), SaeId.parse("tiny-res/layer_3")
     for day, text in ((1, "an old phrase"), (2, "the word \x1b[31m`return`")):
-        row: dict[str, Any] = {"feature": 0, "explanation_id": f"e{day}", "run_id": f"explain-{day}", "explainer": "lexical",
-               "explanation": text, "rule": "{}", "status": "ok"}  # fmt: skip
+        row: dict[str, Any] = {"feature": 0, "explanation_id": f"e{day}", "run_id": f"explain-{day}", "status": "ok"}
+        row |= {"explainer": "lexical", "explanation": text, "rule": "{}"}
         row["created_at"] = datetime(2026, 11, day, tzinfo=UTC)
         failed = {**row, "feature": 1, "status": "dead", "explanation": None, "explanation_id": None}
         table = pa.Table.from_pylist([row, failed], schema=schema.EXPLANATIONS)

@@ -235,7 +235,7 @@ def _by_information(of_text: Mask, evidence: Evidence, offset: int, most: int) -
     p, support, q = (
         of_text @ np.bincount(seen, w[inside].astype(np.float64), minlength=of_text.shape[1]) for w in weights
     )
-    return _most_informative(p, q / max(evidence.n, 1), support, most)
+    return _most_informative(p.astype(np.float64), q / max(evidence.n, 1), support, most)
 
 
 def _by_excerpt(of_text: Mask, evidence: Evidence, most: int) -> list[int]:
