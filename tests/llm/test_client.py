@@ -98,7 +98,7 @@ def test_a_refused_connection_is_tried_again_and_then_said(refusing_port: int) -
         (Answer.error(429, "slow down"), r"limits the rate of calls \(429\): slow down"),
         (Answer("a long answer", cut=40), "broke off before the whole answer was there"),
         (Answer("x", cut=0), "broke off before the whole answer was there"),
-        (Answer("a" * 50, cut=60, headers={"Content-Length": "60"}), "not JSON"),
+        (Answer("a" * 50, cut=60, headers={"Content-Length": "60", "Connection": "close"}), "not JSON"),
         (Answer(drop=True), "broke off before the whole answer was there"),
         (Answer(raw=b""), "not JSON"),
         (Answer(raw=b"<html>busy</html>"), "not JSON: <html>busy</html>"),
