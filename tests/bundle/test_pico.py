@@ -71,7 +71,7 @@ def test_pico_writes_python(model: Any, tokenizer: Any) -> None:
 
     assert continued("    def __init__(self, name):\n        self.name =", 1) == " name"
     assert continued("    with open(path) as", 2) == " f:"
-    assert continued("    for i in range(").startswith("len(")
+    assert continued("for i in range(").startswith("len(")
 
 
 def test_short_held_out_files_are_predicted_as_the_card_says(model: Any, tokenizer: Any) -> None:
