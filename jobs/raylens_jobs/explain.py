@@ -158,14 +158,17 @@ def _batches(features: Sequence[int]) -> list[list[int]]:
 def _done(
     tasks: Sequence[tuple[Callable[[], Any], int]], what: str, journal: RunJournal, report: Report
 ) -> Iterator[Any]:
-    """Results as they come; a few tasks a core are in flight, so that stopping is quick and memory flat."""
+    """Results as they come; a few tasks a core are in flight, so that stopping is quick and memory flat.
+
+    A stop starts no further task and waits for those in flight, so that what it reports done is what is stored.
+    """
     began, total = time.monotonic(), sum(size for _, size in tasks)
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending: dict[Any, int] = {}
-    queue, done = list(reversed(tasks)), 0
+    queue, done, stopped = list(reversed(tasks)), 0, False
     with ray_failures(what):
-        while queue or pending:
-            while queue and len(pending) < most:
+        while pending or (queue and not stopped):
+            while queue and not stopped and len(pending) < most:
                 start, size = queue.pop()
                 pending[start()] = size
             ready, _ = ray.wait(list(pending), timeout=1.0)
@@ -174,8 +177,9 @@ def _done(
                 yield ray.get(one)
             journal.progress(features=done, features_wanted=total)
             report(Progress(done, total, time.monotonic() - began))
-            if journal.stop_requested():
-                raise StoppedError(
-                    f"run {journal.run_id} was stopped after {done:,} of {total:,} features.",
-                    hint="run the same command again to go on from there.",
-                )
+            stopped = stopped or journal.stop_requested()
+    if stopped and done < total:
+        raise StoppedError(
+            f"run {journal.run_id} was stopped after {done:,} of {total:,} features.",
+            hint="run the same command again to go on from there.",
+        )
