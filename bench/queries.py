@@ -194,7 +194,9 @@ def make(workspace: Workspace, cache_id: str, rows: int) -> dict[str, Any]:
     template = os.environ.get("RAYLENS_BENCH_TEMPLATE")
     pieces = repeated(Path(template)) if template else made_up()
     cache = workspace.cache(cache_id)
-    cache.write_info({"identity": {"made": "by a benchmark"}, "model": "bench", "name": None, "ctx_len": 128})
+    identity = {"made": "by a benchmark", "pack": False}
+    info = {"identity": identity, "model": "bench", "name": None, "ctx_len": TEXT_TOKENS + 1, "prefix_ids": [0]}
+    cache.write_info(info)
     cache.write_sae(SAE, {})
     windows: list[WindowsShard] = []
     shards: list[ShardRow] = []

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers"}
+HEAVY = {
+    "torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers",
+    "faiss",
+}  # fmt: skip
 
 PROBE = """
 import sys
@@ -32,7 +35,7 @@ import raylens.corpus, raylens.corpus.tokenize, raylens.corpus.windows, raylens.
 import raylens.score.aggregate, raylens.score.scorers, raylens.score.shuffled, raylens.score.specialization
 import raylens.store.cofiring, raylens.store.housekeeping, raylens.store.merge, raylens.store.publish
 import raylens.store.reader, raylens.store.runs, raylens.store.shards, raylens.store.sql, raylens.store.views
-import raylens.store.workspace
+import raylens.store.faiss_negatives, raylens.store.workspace
 import raylens_app.cli.main
 code = 0
 """

@@ -1,57 +1,92 @@
-"""``raylens explain`` and ``raylens score``: features in batches over Ray, each batch stored as it is done.
+"""``raylens explain``: what features mean, found by rules on Ray workers or by asking a language model.
 
-What a killed or stopped run has stored is found again by the settings of its pass; a rerun does the rest.
+Each batch is stored as it is done. What a killed or stopped run has stored is found again by the
+settings of its pass; a rerun does the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
-import ray
+import pyarrow as pa
 
-from raylens.config import ExampleConfig, ExplainConfig, ScoreConfig
-from raylens.errors import InputError, StoppedError
-from raylens.ids import SaeId, digest
-from raylens.score.shuffled import givers
-from raylens.store.findings import Findings
+from raylens import schema
+from raylens.chat import Request
+from raylens.config import ExplainConfig
+from raylens.errors import InputError
+from raylens.explain.explainers import EXPLAINERS, LEXICAL, explainer_for
+from raylens.explain.prompts import Prompts
+from raylens.explain.reply import Unreadable, read_reply, retry_messages
+from raylens.ids import SaeId
+from raylens.llm.errors import ContextTooLongError, EndpointUnavailableError, RequestRefusedError
+from raylens.llm.settings import ChatSettings
+from raylens.llm.spend import Usage
 from raylens.store.ranges import range_of
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
+from raylens_jobs.askers import open_asker
 from raylens_jobs.cluster import cluster, probe_shared
-from raylens_jobs.explain_tasks import SHUFFLED, Pass, ToScore, explain_batch, score_batch
+from raylens_jobs.explain_tasks import ToAsk, explain_batch, explanation_id, requests_batch
 from raylens_jobs.failures import ray_failures
+from raylens_jobs.lane import Gone, Patient, ahead, all_of, in_own_loop, result_of, run_lane
+from raylens_jobs.passes import (
+    Pass,
+    Progress,
+    Report,
+    batches,
+    chat_identity,
+    example_settings,
+    indexed,
+    on_ray,
+    shared_settings,
+    stopped_early,
+)
 
 VERSION: Final = 1
-"""Of what the lexical explainer and the scorers compute: raised, it makes passes anew."""
+"""Of what the lexical explainer computes: raised, it makes passes anew."""
 _BATCH: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a pass is; counts are of this run."""
-
-    features: int
-    features_wanted: int
-    seconds: float
-
-
-Report = Callable[[Progress], None]
+_ASKED_BATCH: Final = 8
+_SHRINK: Final = 0.85
+"""What is left of a request's length where the endpoint says that it was too long."""
 
 
 def run_explain(
-    config: ExplainConfig, workspace: Workspace, cache_id: str, sae: SaeId, journal: RunJournal, report: Report
+    config: ExplainConfig,
+    workspace: Workspace,
+    cache_id: str,
+    sae: SaeId,
+    journal: RunJournal,
+    report: Report,
+    chat: ChatSettings | None = None,
 ) -> dict[str, Any]:
     """Explain the features of one SAE that this pass has not explained yet.
 
+    Args:
+        config: Which features, which explainer, which examples.
+        workspace: Where the cache is.
+        cache_id: Which cache.
+        sae: Whose features.
+        journal: Of this run.
+        report: Called about once a second.
+        chat: The model that explains; None for the lexical explainer, which asks nobody.
+
     Returns:
-        ``features`` explained now, how many ended with each status, ``pass_id``, ``seconds``.
+        ``features`` explained now, ``features_total`` that the pass is about, how many ended with each status,
+        ``unanswered`` that a rerun asks about again, ``pass_id``, ``seconds``, and the model's ``usage``.
 
     Raises:
-        InputError: The SAE has no such feature, or the cache cannot be split into explainers' and scorers' documents.
+        InputError: The SAE has no such feature, the cache cannot be split into explainers' and scorers' documents,
+            or the explainer needs a model and none is given.
+        BudgetReached: Finished batches are kept, and every answer that was paid for.
+        EndpointRefusedError: Likewise.
         StoppedError: The run was asked to stop; finished batches are kept.
     """
     began = time.monotonic()
@@ -60,126 +95,152 @@ def run_explain(
     for feature in config.features or ():
         range_of(d_sae, feature)  # refuses what the SAE does not have
     wanted = list(config.features if config.features is not None else range(d_sae))[: config.max_latents]
-    settings = {"explainer": config.explainer, "version": VERSION, **_shared(reader, sae, config)}
-    of = Pass(workspace.url, reader.cache_id, str(sae), "explanations", settings, _examples(config), journal.run_id)
-    findings = of.findings()
-    settled = findings.settled()
-    missing = [feature for feature in wanted if feature not in settled]
-    statuses: dict[str, int] = {}
+    name = explainer_for(config.explainer, config.non_activating_source)
+    asked = _asked(name, config, chat)
+    settings = {"explainer": name, "version": VERSION, **shared_settings(reader, sae, config)}
+    if asked is not None:
+        settings |= {**chat_identity(asked.chat), "prompts": asked.prompts.prompt_hash, "max_len": asked.max_len}
+    statuses: Counter[str] = Counter()
+    usage: Usage | None = None
     with cluster(config.address):
         probe_shared(workspace)
+        settings |= indexed(config, workspace, reader.cache_id, journal, report)
+        examples = example_settings(config)
+        of = Pass(workspace.url, reader.cache_id, str(sae), "explanations", settings, examples, journal.run_id)
+        findings = of.findings()
+        settled = findings.settled()
+        missing = [feature for feature in wanted if feature not in settled]
         findings.begin()
-        tasks = [(lambda batch=batch: explain_batch.remote(of, batch), len(batch)) for batch in _batches(missing)]
-        for found in _done(tasks, "explaining", journal, report):
-            for status, count in found.items():
-                statuses[status] = statuses.get(status, 0) + count
+        if asked is not None and missing:
+            usage = in_own_loop(_Asking(of, asked, workspace, journal, report, statuses).run(missing))
+        else:
+            tasks = [
+                (lambda batch=batch: explain_batch.remote(of, batch), len(batch)) for batch in batches(missing, _BATCH)
+            ]
+            for found in on_ray(tasks, "explaining", journal, report):
+                statuses.update(found)
     return {
-        "features": len(missing),
+        "features": sum(statuses.values()),
         "features_total": len(wanted),
-        "statuses": statuses,
+        "statuses": dict(statuses),
+        "unanswered": len(missing) - sum(statuses.values()),
         "pass_id": findings.pass_id,
         "seconds": round(time.monotonic() - began, 3),
+        **({"usage": usage.plain()} if usage is not None else {}),
     }
 
 
-def run_score(
-    config: ScoreConfig, workspace: Workspace, explanations: Findings, journal: RunJournal, report: Report
-) -> dict[str, Any]:
-    """Score the explanations of a pass, each beside another feature's (the shuffled control).
+@dataclass(frozen=True)
+class _Asked:
+    """Who is asked and how."""
 
-    Raises:
-        InputError: The pass has explained nothing.
-        StoppedError: As :func:`run_explain`.
-    """
-    began = time.monotonic()
-    rows = [row for row in explanations.read().to_pylist() if row["status"] == "ok"]
-    if not rows:
-        raise InputError("there is no explanation to score.", hint="run raylens explain first.")
-    # Scorers see the documents that this pass's explainer did not.
-    explained = explanations.settings["examples"]
-    assert isinstance(explained, dict)
-    config = config.model_copy(update={name: explained[name] for name in ("seed", "test_share")})
-    sae, reader = explanations.sae, CacheReader(workspace, explanations.cache.cache_id)
-    settings = {
-        "explanations": explanations.pass_id,
-        "explained": digest({"ids": [row["explanation_id"] for row in rows]})[:16],
-        "scorers": list(config.scorers),
-        "version": VERSION,
-        **_shared(reader, sae, config),
-    }
-    of = Pass(workspace.url, reader.cache_id, str(sae), "scores", settings, _examples(config), journal.run_id)
-    findings = of.findings()
-    settled = findings.settled()
-    items: dict[int, list[ToScore]] = {row["feature"]: [_to_score(row["feature"], row)] for row in rows}
-    texts = [row["explanation"] for row in rows]
-    for row, giver in zip(rows, givers(texts, config.seed).tolist() if len(rows) > 1 else (), strict=len(rows) > 1):
-        if texts[giver] != row["explanation"]:  # one that says the same controls nothing
-            items[row["feature"]].append(_to_score(row["feature"], rows[giver], SHUFFLED))
-    missing = [feature for feature in items if feature not in settled]
-    with cluster(config.address):
-        probe_shared(workspace)
-        findings.begin()
-        tasks = [
-            (
-                lambda batch=batch: score_batch.remote(of, [i for f in batch for i in items[f]], list(config.scorers)),
-                len(batch),
-            )
-            for batch in _batches(missing)
-        ]
-        for _ in _done(tasks, "scoring", journal, report):
-            pass
-    return {
-        "features": len(missing),
-        "features_total": len(items),
-        "pass_id": findings.pass_id,
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    explainer: str
+    chat: ChatSettings
+    prompts: Prompts
+    max_len: int
 
 
-def _to_score(feature: int, row: dict[str, Any], control: str | None = None) -> ToScore:
-    return ToScore(feature, row["explanation_id"], row["explainer"], row["explanation"], row["rule"], control)
-
-
-def _examples(config: ExampleConfig) -> ExampleConfig:
-    """Only what decides about examples, so that equal ones are equal whatever run asks for them."""
-    return ExampleConfig.model_validate(config.model_dump(include=set(ExampleConfig.model_fields)))
-
-
-def _shared(reader: CacheReader, sae: SaeId, config: ExampleConfig) -> dict[str, Any]:
-    """What determines any finding: the examples, and the merged files that they are drawn from."""
-    made_of = digest({"files": sorted(entry.path for entry in reader.manifest.of("activations", sae))})
-    return {"activations": made_of[:16], "examples": _examples(config).model_dump(mode="json")}
-
-
-def _batches(features: Sequence[int]) -> list[list[int]]:
-    return [list(features[first : first + _BATCH]) for first in range(0, len(features), _BATCH)]
-
-
-def _done(
-    tasks: Sequence[tuple[Callable[[], Any], int]], what: str, journal: RunJournal, report: Report
-) -> Iterator[Any]:
-    """Results as they come; a few tasks a core are in flight, so that stopping is quick and memory flat.
-
-    A stop starts no further task and waits for those in flight, so that what it reports done is what is stored.
-    """
-    began, total = time.monotonic(), sum(size for _, size in tasks)
-    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    pending: dict[Any, int] = {}
-    queue, done, stopped = list(reversed(tasks)), 0, False
-    with ray_failures(what):
-        while pending or (queue and not stopped):
-            while queue and not stopped and len(pending) < most:
-                start, size = queue.pop()
-                pending[start()] = size
-            ready, _ = ray.wait(list(pending), timeout=1.0)
-            for one in ready:
-                done += pending.pop(one)
-                yield ray.get(one)
-            journal.progress(features=done, features_wanted=total)
-            report(Progress(done, total, time.monotonic() - began))
-            stopped = stopped or journal.stop_requested()
-    if stopped and done < total:
-        raise StoppedError(
-            f"run {journal.run_id} was stopped after {done:,} of {total:,} features.",
-            hint="run the same command again to go on from there.",
+def _asked(explainer: str, config: ExplainConfig, chat: ChatSettings | None) -> _Asked | None:
+    if explainer == LEXICAL:
+        return None
+    if chat is None:
+        raise InputError(
+            f"the {explainer} explainer asks a language model, and none is named.",
+            hint="add --explainer-model with --base-url or --provider, or use --explainer lexical, which asks nobody.",
         )
+    prompts = EXPLAINERS[explainer].prompts(Path(config.prompt_dir) if config.prompt_dir is not None else None)
+    return _Asked(explainer, chat, prompts, min(config.max_model_len, chat.max_model_len or config.max_model_len))
+
+
+class _Asking:
+    """One run's questions to a language model."""
+
+    def __init__(
+        self, of: Pass, asked: _Asked, workspace: Workspace, journal: RunJournal, report: Report, statuses: Counter[str]
+    ) -> None:
+        self._of, self._asked, self._workspace = of, asked, workspace
+        self._journal, self._report, self._statuses = journal, report, statuses
+        self._findings = of.findings()
+
+    async def run(self, missing: Sequence[int]) -> Usage:
+        """Ask about all features, store what is said, and return what that took."""
+        began, done = time.monotonic(), 0
+
+        def watch(settled: int) -> bool:
+            nonlocal done
+            done = settled
+            self._journal.progress(features=settled, features_wanted=len(missing), **asker.usage.plain())
+            self._report(Progress(settled, len(missing), time.monotonic() - began, asker.usage))
+            return self._journal.stop_requested()
+
+        with ray_failures("explaining"):
+            async with open_asker(self._asked.chat, self._workspace) as asker:
+                patient = self._patient = Patient(asker, self._asked.chat.max_concurrency)
+                most = ahead(_ASKED_BATCH, self._asked.chat.max_concurrency)
+                await run_lane(batches(missing, _ASKED_BATCH), self._ask, self._keep, watch, patient, most)
+                usage = asker.usage
+        if self._journal.stop_requested() and done < len(missing):
+            raise stopped_early(self._journal, done, len(missing))
+        return usage
+
+    async def _ask(self, features: Sequence[int]) -> list[dict[str, Any] | None]:
+        found: list[ToAsk] = await result_of(self._requests(list(features), self._asked.max_len))
+        return await all_of(self._row(one) for one in found)
+
+    def _requests(self, features: list[int], max_len: int) -> Any:
+        return requests_batch.remote(self._of, features, self._asked.explainer, self._asked.prompts, max_len)
+
+    async def _keep(self, features: Sequence[int], rows: list[dict[str, Any] | None]) -> int:
+        kept = [row for row in rows if row is not None]
+        if kept:
+            table = pa.Table.from_pylist(kept, schema=schema.EXPLANATIONS)
+            await asyncio.to_thread(self._findings.write, [row["feature"] for row in kept], table)
+            self._statuses.update(row["status"] for row in kept)
+        return len(kept)
+
+    async def _row(self, one: ToAsk) -> dict[str, Any] | None:
+        """What is stored about a feature; None where the endpoint did not answer, so that a rerun asks again."""
+        row: dict[str, Any] = {
+            "feature": one.feature,
+            "run_id": self._of.run_id,
+            "explainer": self._asked.explainer,
+            "model": self._asked.chat.model,
+            "prompt_hash": self._asked.prompts.prompt_hash,
+            "created_at": datetime.now(UTC),
+        }
+        if one.request is not None:
+            try:
+                one, said = await self._answer(one, one.request)
+            except Gone:
+                raise
+            except EndpointUnavailableError:
+                return None
+            except RequestRefusedError as error:
+                said = Unreadable(error.message)
+            if isinstance(said, str):
+                row |= {"status": "ok", "explanation": said}
+                row["explanation_id"] = explanation_id(self._of, one.feature, {"explanation": said})
+            else:
+                row |= {"status": "failed", "error": said.reason}
+        else:
+            row |= {"status": one.status, "error": one.error}
+        return row | {"n_examples": one.n_examples, "trimmed": one.trimmed}
+
+    async def _answer(self, one: ToAsk, request: Request) -> tuple[ToAsk, str | Unreadable]:
+        """The phrase, asked for once more with the reason where the first reply cannot be read."""
+        try:
+            reply = await self._patient.ask(request)
+        except ContextTooLongError:
+            (smaller,) = await result_of(self._requests([one.feature], int(one.n_tokens * _SHRINK)))
+            if smaller.request is None:  # there is nothing left to leave out
+                raise
+            return await self._answer(smaller, smaller.request)
+        said = read_reply(reply)
+        if isinstance(said, str):
+            return one, said
+        again = replace(request, messages=retry_messages(request.messages, reply.text, said, self._asked.prompts))
+        try:
+            retried = read_reply(await self._patient.ask(again))
+        except ContextTooLongError:
+            return one, said
+        return one, retried if isinstance(retried, str) else Unreadable(f"{said.reason} Asked again: {retried.reason}")

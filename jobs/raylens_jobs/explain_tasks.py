@@ -1,66 +1,54 @@
-"""Explaining and scoring without a language model, a batch of features a task; no torch is imported here.
+"""Explaining a batch of features a task: by rules, or as requests to a language model; no torch is imported here.
 
 A worker keeps the reader of the last few caches open, so that a batch costs its own examples and no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 
 from raylens import schema
-from raylens.bundle.embedding import embed
+from raylens.chat import Request
 from raylens.config import ExampleConfig
-from raylens.examples.excerpt import ExampleSets
+from raylens.errors import InputError
+from raylens.explain.explainers import EXPLAINERS, FeatureFacts
 from raylens.explain.lexical import explain_lexically
-from raylens.explain.matching import TokenBatch
-from raylens.explain.rule import Rule
+from raylens.explain.prompts import Prompts
 from raylens.ids import SaeId, digest
-from raylens.score import embedding, rule
-from raylens.score.metrics import Metric
 from raylens.store.example_reader import ExampleReader, Unusable
-from raylens.store.findings import FindingKind, Findings
 from raylens.store.reader import CacheReader
 from raylens.store.workspace import Workspace
-
-SHUFFLED: Final = "shuffled"
-"""``control`` of scores of another feature's explanation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What all batches of one pass share; small enough to send with each."""
-
-    url: str
-    cache_id: str
-    sae: str
-    kind: FindingKind
-    settings: dict[str, Any]
-    config: ExampleConfig
-    run_id: str
-
-    def findings(self) -> Findings:
-        cache = Workspace.open(self.url).cache(self.cache_id)
-        return Findings(cache, SaeId.parse(self.sae), self.kind, self.settings)
+from raylens_jobs.negatives import negative_source
+from raylens_jobs.passes import Pass
 
 
 @dataclass(frozen=True, slots=True)
-class ToScore:
-    """An explanation and the feature whose examples it is held against; its own, or as a control another's."""
+class ToAsk:
+    """What is asked about one feature, or why nothing is.
+
+    Attributes:
+        feature: Which.
+        request: None where the feature is settled without asking.
+        n_examples: Activating excerpts that it shows.
+        trimmed: Whether more would have been shown, were there room.
+        n_tokens: Of the request and its answer, as estimated.
+        status: Of a feature that is settled.
+        error: Likewise.
+    """
 
     feature: int
-    explanation_id: str
-    explainer: str
-    explanation: str
-    rule: str | None
-    control: str | None = None
+    request: Request | None
+    n_examples: int
+    trimmed: bool
+    n_tokens: int = 0
+    status: str = ""
+    error: str = ""
 
 
 @ray.remote(num_cpus=1)
@@ -68,7 +56,7 @@ def explain_batch(of: Pass, features: list[int]) -> dict[str, int]:
     """Explain some features by rules and store the rows; returns how many ended with each status."""
     rows: list[dict[str, Any]] = []
     now = datetime.now(UTC)
-    for feature, sets in _examples(of).sets(features, len(features)):
+    for feature, sets in examples_of(of).sets(features, len(features)):
         row: dict[str, Any] = {"feature": feature, "run_id": of.run_id, "explainer": "lexical", "created_at": now}
         if isinstance(sets, Unusable):
             rows.append(row | {"status": sets.status, "error": sets.reason, "n_examples": 0, "trimmed": False})
@@ -79,57 +67,68 @@ def explain_batch(of: Pass, features: list[int]) -> dict[str, int]:
             rows.append(row | {"status": "not_found", "error": "no rule over tokens tells its excerpts from others"})
             continue
         said = {"explanation": found.phrase, "rule": found.rule.to_json()}
-        key = {"cache": of.cache_id, "sae": of.sae, "feature": feature, **of.settings, **said}
-        rows.append(row | said | {"status": "ok", "explanation_id": digest(key)[:16]})
+        rows.append(row | said | {"status": "ok", "explanation_id": explanation_id(of, feature, said)})
     of.findings().write(features, pa.Table.from_pylist(rows, schema=schema.EXPLANATIONS))
     statuses = [row["status"] for row in rows]
     return {status: statuses.count(status) for status in set(statuses)}
 
 
+def explanation_id(of: Pass, feature: int, said: dict[str, Any]) -> str:
+    """16 hexadecimal digits of what is said, of what, and how that was made."""
+    return digest({"cache": of.cache_id, "sae": of.sae, "feature": feature, **of.settings, **said})[:16]
+
+
 @ray.remote(num_cpus=1)
-def score_batch(of: Pass, items: list[ToScore], scorers: list[str]) -> int:
-    """Score explanations of some features, their own and controls, and store the rows; returns how many features."""
-    rows: list[dict[str, Any]] = []
-    features = sorted({item.feature for item in items})
-    for feature, sets in _examples(of).sets(features, len(features)):
+def requests_batch(of: Pass, features: list[int], explainer: str, prompts: Prompts, max_len: int) -> list[ToAsk]:
+    """What a language model is asked about some features, each with as many examples as fit in ``max_len`` tokens."""
+    asks = EXPLAINERS[explainer]
+    facts = _facts(of, features, promoted=asks.shows_promoted)
+    found: list[ToAsk] = []
+    for feature, sets in examples_of(of).sets(features, len(features)):
         if isinstance(sets, Unusable):
-            continue  # the cache has changed since; the explanation stays unscored
-        for item in (item for item in items if item.feature == feature):
-            about = {"feature": feature, "run_id": of.run_id, "explanation_id": item.explanation_id}
-            about |= {"explainer": item.explainer, "control": item.control}
-            for scorer in scorers:
-                rows += [
-                    about | {"scorer": scorer, "metric": one.name} | _values(one)
-                    for one in _figures(scorer, item, sets)
-                ]
-    of.findings().write(features, pa.Table.from_pylist(rows, schema=schema.SCORES))
-    return len(features)
+            found.append(ToAsk(feature, None, 0, trimmed=False, status=sets.status, error=sets.reason))
+            continue
+        try:
+            fitted = asks.fitted(facts.get(feature, FeatureFacts()), sets, prompts, max_len, estimated_tokens)
+        except InputError as error:
+            found.append(ToAsk(feature, None, 0, trimmed=False, status="failed", error=error.message))
+            continue
+        needs = fitted.n_tokens + fitted.request.max_tokens
+        found.append(ToAsk(feature, fitted.request, fitted.n_shown, trimmed=fitted.trimmed, n_tokens=needs))
+    return found
 
 
-def _values(metric: Metric) -> dict[str, Any]:
-    return {key: value for key, value in asdict(metric).items() if key != "name"}
+def estimated_tokens(text: str) -> int:
+    """Tokens of ``text`` in whatever tokenizer the other side has, rather too many than too few: a third of its bytes.
+
+    An endpoint does not tell before it is asked; where it says that a request was too long after all, the
+    request is trimmed further.
+    """
+    return -(-len(text.encode("utf-8", "replace")) // 3)
 
 
-def _figures(scorer: str, item: ToScore, sets: ExampleSets) -> Sequence[Metric]:
-    excerpts = [*sets.test, *sets.test_negatives]
-    labels = np.array([one.is_active for one in excerpts], np.bool_)
-    documents = np.array([one.doc_id for one in excerpts], np.int64)
-    if scorer == "rule":
-        if item.rule is None:
-            return ()
-        matches = TokenBatch.of(one.tokens for one in excerpts).matches(Rule.from_json(item.rule))
-        rate = sets.rate if sets.rate is not None and 0 < sets.rate < 1 else None
-        return rule.result(labels, matches, documents, base_rate=rate)
-    vectors = embed([item.explanation, *(one.text for one in excerpts)])
-    return embedding.result(vectors[0], vectors[1:], labels, documents)
+def _facts(of: Pass, features: list[int], *, promoted: bool) -> dict[int, FeatureFacts]:
+    reader, sae = examples_of(of).reader, SaeId.parse(of.sae)
+    stats = reader.rows_of("feature_stats", sae, features, ["feature", "density"])
+    assert stats is not None
+    density = dict(zip(stats["feature"].to_pylist(), stats["density"].to_pylist(), strict=True))
+    tokens: dict[int, list[str]] = {}
+    logits = reader.rows_of("logits", sae, features) if promoted else None
+    if logits is not None:
+        for row in logits.sort_by("rank").to_pylist():
+            if row["sign"] == "top":
+                tokens.setdefault(row["feature"], []).append(row["token"])
+    return {feature: FeatureFacts(density[feature], tuple(tokens.get(feature, ()))) for feature in density}
 
 
-def _examples(of: Pass) -> ExampleReader:
+def examples_of(of: Pass) -> ExampleReader:
+    """The examples of a pass, of a reader that stays open."""
     return _opened(of.url, of.cache_id, of.sae, of.config.model_dump_json(), digest(of.settings))
 
 
 @lru_cache(maxsize=4)
 def _opened(url: str, cache_id: str, sae: str, config: str, _: str) -> ExampleReader:
     """Keyed by the pass's settings too, which name what the cache held: a merge since then is read anew."""
-    reader = CacheReader(Workspace.open(url), cache_id)
-    return ExampleReader(reader, SaeId.parse(sae), ExampleConfig.model_validate_json(config))
+    reader, sae_id = CacheReader(Workspace.open(url), cache_id), SaeId.parse(sae)
+    how = ExampleConfig.model_validate_json(config)
+    return ExampleReader(reader, sae_id, how, negative_source(reader, sae_id, how))

@@ -13,7 +13,7 @@ import torch
 
 from raylens.engine.load import load_model
 from raylens.engine.saes import LoadedSae
-from raylens.engine.weights import decoder_map, decoder_neighbours, feature_logits
+from raylens.engine.weights import decoder_map, decoder_neighbours, encoder_neighbours, feature_logits
 from raylens.ids import SaeId
 from raylens.store.manifest import FileEntry, Kind
 from raylens.store.publish import feature_table, write_feature_table
@@ -39,6 +39,7 @@ def weight_tables(
     makers: dict[Kind, Callable[[], pa.Table]] = {
         "logits": lambda: feature_logits(load_model(model, device="cpu"), sae_of()),
         "neighbours": lambda: decoder_neighbours(sae_of()),
+        "encoder_neighbours": lambda: encoder_neighbours(sae_of()),
         "map": lambda: decoder_map(sae_of()),
     }
     return [

@@ -120,6 +120,8 @@ class ExampleConfig(Config):
     """Of each side: explainers may see as many as scorers, of other documents."""
     non_activating_source: Literal["random", "faiss", "neighbours"] = "random"
     neighbours_type: Literal["co-occurrence", "decoder", "encoder"] = "co-occurrence"
+    embedding_model: str | None = None
+    """What ``faiss`` negatives are alike by: a sentence-transformers model or folder; by default the bundled one."""
     min_examples: Annotated[int, Field(ge=1)] = 200
     """Pieces in which a feature must fire; one with fewer is reported and skipped."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -130,7 +132,12 @@ class ExampleConfig(Config):
 class ExplainConfig(ExampleConfig):
     """``raylens explain``: say what features mean, from excerpts of one half of the documents."""
 
-    explainer: Literal["lexical"] = "lexical"
+    explainer: Literal["lexical", "default", "contrastive", "cot", "logits"] = "lexical"
+    """``lexical`` asks nobody; the others ask a language model."""
+    max_model_len: Annotated[int, Field(ge=256)] = 5120
+    """Tokens of an explainer's context, its answer included: examples are dropped until the request fits."""
+    prompt_dir: str | None = None
+    """Folder with prompt files that take the place of those of the same name."""
     features: tuple[int, ...] | None = None
     """Which; by default all of the SAE."""
     max_latents: Annotated[int, Field(ge=1)] | None = None
@@ -138,10 +145,26 @@ class ExplainConfig(ExampleConfig):
     address: str | None = None
 
 
+ScorerName = Literal[
+    "detection", "fuzz", "recall", "simulation", "intruder", "concept", "surprisal", "embedding", "rule"
+]
+
+
 class ScoreConfig(ExampleConfig):
     """``raylens score``: measure explanations on excerpts of the other half."""
 
-    scorers: Annotated[tuple[Literal["rule", "embedding"], ...], Field(min_length=1)] = ("rule", "embedding")
+    scorers: Annotated[tuple[ScorerName, ...], Field(min_length=1)] = ("rule", "embedding")
+    features: tuple[int, ...] | None = None
+    """Which; by default all that the pass has explained."""
+    num_examples_per_scorer_prompt: Annotated[int, Field(ge=1, le=100)] = 5
+    """Excerpts in one question of detection, fuzz and recall."""
+    log_probs: bool = False
+    """Ask for log-probabilities, from which detection, fuzz and recall get an AUC."""
+    domain: str | None = None
+    """Glob over documents' domain or path (``http/*``): how much more strongly features fire on those that match."""
+    shuffled: bool = True
+    """Score another feature's explanation beside each, which shows what chance gives."""
+    prompt_dir: str | None = None
     address: str | None = None
 
 

@@ -96,9 +96,10 @@ NEIGHBOURS: Final = pa.schema(
         ("feature", pa.int32()),
         ("rank", pa.int16()),
         ("neighbour", pa.int32()),
-        ("cosine", pa.float32()),  # of decoder rows
+        ("cosine", pa.float32()),
     ]
 )
+"""Of one table by decoder rows (``neighbours``), of another by encoder columns (``encoder_neighbours``)."""
 
 COFIRING: Final = pa.schema(
     [

@@ -17,10 +17,13 @@ MAY_IMPORT = {
     "raylens_app": {"raylens", "raylens_app"},
 }
 LAYERS = ["errors", "ids", "config", "schema", "specs", "chat", "corpus", "examples", "explain", "score", "store",
-          "bundle", "sources", "catalog", "llm", "engine"]  # fmt: skip
+          "bundle", "search", "sources", "catalog", "llm", "engine"]  # fmt: skip
 """Rooms of ``raylens``; each imports only those to its left (and itself)."""
 
-HEAVY = {"torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers"}
+HEAVY = {
+    "torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers",
+    "faiss",
+}  # fmt: skip
 MAY_BE_HEAVY = ("platform/raylens/engine/", "jobs/", "serve/")
 HEAVY_FILES = {"platform/raylens/bundle/pico.py", "platform/raylens/bundle/tokenizer.py"}
 

@@ -233,7 +233,7 @@ def own_workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path / "own", create=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_cache() -> Callable[..., CacheStore]:
     """``tiny_cache(workspace, cache_id, name=None, saes=("tiny-res/layer_3",))`` makes a merged cache."""
 

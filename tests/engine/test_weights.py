@@ -15,7 +15,7 @@ from raylens import schema
 from raylens.engine import weights
 from raylens.engine.load import LoadedModel, token_strings
 from raylens.engine.saes import LoadedSae, load_sae
-from raylens.engine.weights import decoder_map, decoder_neighbours, feature_logits
+from raylens.engine.weights import decoder_map, decoder_neighbours, encoder_neighbours, feature_logits
 from raylens.ids import HookPoint
 
 
@@ -61,11 +61,14 @@ def test_logits_exist_only_where_the_sae_writes_to_the_residual_stream(
 
 
 @pytest.mark.parametrize("block", [1 << 26, 700], ids=["one block", "many blocks"])
-def test_neighbours_are_the_largest_cosines(sae: LoadedSae, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("side", ["decoder", "encoder"])
+def test_neighbours_are_the_largest_cosines(
+    sae: LoadedSae, side: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(weights, "_BLOCK_ELEMENTS", block)
-    table = decoder_neighbours(sae, k=4)
+    table = decoder_neighbours(sae, k=4) if side == "decoder" else encoder_neighbours(sae, k=4)
     assert table.schema == schema.NEIGHBOURS
-    rows = sae.sae.W_dec.detach().double()
+    rows = (sae.sae.W_dec if side == "decoder" else sae.sae.W_enc.T).detach().double()
     cosine = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1).fill_diagonal_(-2)
     for row in table.to_pylist():
         want = cosine[row["feature"]].sort(descending=True)

@@ -32,18 +32,25 @@ PLANTED = {
     "a class": Rule((Clause(TokenTest("class", "digits")),)),
     "a class soon after a token": Rule((Clause(TokenTest("class", "digits"), within=Within(exact("["), 5)),)),
     "whatever follows a token": Rule((Clause(TokenTest("class", "any"), (exact(":"),)),)),
+    "a token after either of two": Rule((Clause(exact("."), (exact(" self"),)), Clause(exact("."), (exact(" MAX"),)))),
+    "a token except after another": Rule((Clause(exact(" self"), not_after=exact("(")),)),
     "two tokens before": Rule((Clause(exact("."), (exact(" if"), exact(" self"))),)),
 }
 
 
 def random_tokens(rng: np.random.Generator, rule: Rule) -> tuple[str, ...]:
     """Random text in which the parts of ``rule`` are frequent, together and apart."""
-    parts = [t for c in rule.clauses for t in (c.token, *c.before, c.after, c.within and c.within.test) if t]
+    parts = [
+        t for c in rule.clauses for t in (c.token, *c.before, c.after, c.not_after, c.within and c.within.test) if t
+    ]
     wanted = [test for test in parts if not test.is_any]
     tokens = rng.choice(VOCABULARY, LENGTH).tolist()
     if len(wanted) > len(rule.clauses):
         for _ in range(2):
             tokens[rng.integers(LENGTH)] = text_for(rng, wanted[rng.integers(len(wanted))])
+    if (without := rule.clauses[0].not_after) is not None and rng.random() < 0.5:
+        at = int(rng.integers(1, LENGTH))
+        tokens[at - 1 : at + 1] = text_for(rng, without), text_for(rng, rule.clauses[0].token)
     if rng.random() < 0.5:
         clause = rule.clauses[rng.integers(len(rule.clauses))]
         at = int(rng.integers(9, LENGTH - 1))

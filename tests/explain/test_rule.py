@@ -29,6 +29,7 @@ clauses = st.builds(
     st.lists(token_tests, max_size=2).map(tuple),
     st.none() | st.builds(Within, token_tests, st.integers(1, 12) | st.just(10**30)),
     st.none() | token_tests,
+    st.none() | token_tests,
 )
 rules = st.lists(clauses, max_size=4).map(lambda c: Rule(tuple(c)))
 
@@ -57,6 +58,10 @@ TOKENS = ["\n    ", "return", " self", ".", "x", "[", "12", "]"]
         (Clause(ANY, within=Within(exact("["), 99)), [6, 7]),
         (Clause(ANY, after=exact("]")), [6]),
         (Clause(exact("]"), after=ANY), []),
+        (Clause(exact(" self"), not_after=exact("return")), []),
+        (Clause(exact(" self"), not_after=exact(".")), [2]),
+        (Clause(ANY, not_after=ANY), [0]),
+        (Clause(exact("12"), before=(exact("["),), not_after=TokenTest("class", "digits")), [6]),
     ],
 )
 def test_a_clause_fires_where_all_that_it_states_holds(clause: Clause, expected: list[int]) -> None:
@@ -116,7 +121,7 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
 
 
 def test_json_is_as_documented() -> None:
-    rule = Rule((Clause(exact("x"), (ANY,), Within(exact("y"), 3), TokenTest("folded", "z")),))
+    rule = Rule((Clause(exact("x"), (ANY,), Within(exact("y"), 3), TokenTest("folded", "z"), exact("w")),))
     assert json.loads(rule.to_json()) == {
         "clauses": [
             {
@@ -124,6 +129,7 @@ def test_json_is_as_documented() -> None:
                 "before": [{"class": "any"}],
                 "within": {"test": {"exact": "y"}, "tokens": 3},
                 "after": {"folded": "z"},
+                "not_after": {"exact": "w"},
             }
         ]
     }
@@ -138,6 +144,7 @@ def test_json_is_as_documented() -> None:
         (Rule((Clause(TokenTest("class", "digits"), within=Within(exact("["), 4)),)), "digits soon after `[`"),
         (Rule((Clause(exact("import"), (exact("\n"),)),)), "`import` after a line break"),
         (Rule((Clause(exact("\n        ")),)), "a line break and indentation by 8"),
+        (Rule((Clause(exact(" self"), not_after=exact("(")),)), "`self`, but not after `(`"),
         (Rule((Clause(exact("a")), Clause(ANY, (exact("b"),)))), "`a`; or any token after `b`"),
     ],
 )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache_runs import OTHER_SAE, SAE, Made, lend_map, make
 from raylens.bundle.stdlib import read_stdlib
 from raylens.config import CacheConfig
+from raylens.store.workspace import Workspace
+from raylens_app.cli.main import main
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +53,21 @@ def folder(undisturbed: Made, tmp_path: Path) -> Path:
     """Where a disturbed run goes: a workspace that holds nothing yet but a map, which takes long."""
     lend_map(undisturbed, tmp_path / "workspace")
     return tmp_path / "workspace"
+
+
+@pytest.fixture
+def copy(undisturbed: Made, tmp_path: Path) -> Workspace:
+    """The undisturbed cache, to write findings into."""
+    shutil.copytree(undisturbed.workspace.files.native(""), tmp_path / "workspace")
+    return Workspace.open(tmp_path / "workspace")
+
+
+@pytest.fixture
+def raylens(copy: Workspace, capsys: pytest.CaptureFixture[str], ray_cluster: None) -> Callable[..., Any]:
+    def run(*words: str) -> Any:
+        capsys.readouterr()
+        code = main(["--workspace", copy.url, *words, "--json"])
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out) if captured.out else None, captured.err
+
+    return run

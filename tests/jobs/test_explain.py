@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cache_runs import SAE, Made
+from cache_runs import SAE
 from raylens.errors import StoppedError
 from raylens.explain.rule import Rule
 from raylens.ids import SaeId
@@ -18,28 +15,9 @@ from raylens.store.findings import passes
 from raylens.store.runs import request_stop
 from raylens.store.views import connect
 from raylens.store.workspace import Workspace
-from raylens_app.cli.main import main
 
 FEATURES = [str(feature) for feature in range(0, 400, 4)]
 WORDS = ["--sae", SAE, "--min-examples", "20"]
-
-
-@pytest.fixture
-def copy(undisturbed: Made, tmp_path: Path) -> Workspace:
-    """The undisturbed cache, to write findings into."""
-    shutil.copytree(undisturbed.workspace.files.native(""), tmp_path / "workspace")
-    return Workspace.open(tmp_path / "workspace")
-
-
-@pytest.fixture
-def raylens(copy: Workspace, capsys: pytest.CaptureFixture[str], ray_cluster: None) -> Callable[..., Any]:
-    def run(*words: str) -> Any:
-        capsys.readouterr()
-        code = main(["--workspace", copy.url, *words, "--json"])
-        captured = capsys.readouterr()
-        return code, json.loads(captured.out) if captured.out else None, captured.err
-
-    return run
 
 
 def chosen(features: list[str]) -> list[str]:
@@ -116,7 +94,7 @@ def test_what_cannot_be_done_is_one_sentence(raylens: Callable[..., Any], copy: 
         (["explain"], "add --sae"),
         (["explain", "--sae", "layer_9"], "unknown SAE"),
         (["explain", "--sae", SAE, "--feature", "99999"], "features of this SAE are 0 to"),
-        (["explain", "--sae", SAE, "--explainer", "oracle"], "explainer is not valid"),
+        (["explain", "--sae", SAE, "--explainer", "oracle"], "'oracle' is not one of"),
         (["explain", "--sae", SAE, "--example-ctx-len", "2"], "example_ctx_len is not valid"),
     ):
         code, out, err = raylens(*words)

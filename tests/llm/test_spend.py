@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fake_llm import Answer, FakeLlm
 from llm_clients import question, settings_for, talk
-from raylens.chat import Message, Reply, Request
+from raylens.chat import Reply
 from raylens.errors import RunError
 from raylens.llm.errors import BudgetReached
 from raylens.llm.settings import EndpointSettings, Prices
@@ -23,9 +23,9 @@ DOLLAR_A_TOKEN = {"prompt_usd_per_million": 0, "completion_usd_per_million": 1_0
 def test_the_worst_case_is_a_token_a_byte_and_a_whole_answer() -> None:
     prices = Prices(prompt_usd_per_million=1_000_000, completion_usd_per_million=10_000_000)
     settings = EndpointSettings(base_url="http://localhost/v1", model="m", prices=prices)
-    request = Request((Message("system", "ab"), Message("user", "é家")), max_tokens=3)
-    assert worst_case_usd(request, settings) == 64 + (16 + 2) + (16 + 5) + 10 * 3
-    assert worst_case_usd(request, EndpointSettings(base_url="http://localhost/v1", model="m")) == 0
+    texts = ["ab", "é家"]
+    assert worst_case_usd(texts, 3, settings) == 64 + (16 + 2) + (16 + 5) + 10 * 3
+    assert worst_case_usd(texts, 3, EndpointSettings(base_url="http://localhost/v1", model="m")) == 0
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 32])

@@ -26,6 +26,7 @@ from raylens.score.questions import (
 )
 from raylens.score.scorers import CHAT, NAMES, chat_scorer
 
+OF_EXCERPTS = tuple(name for name in CHAT if name != "concept")
 YES_NO = ("detection", "fuzz", "recall")
 FEATURES = 200
 LOWEST, HIGHEST = (float(x) for x in stats.binom.ppf([1e-4, 1 - 1e-4], FEATURES, 0.95) / FEATURES)
@@ -99,7 +100,7 @@ def test_a_coin_that_simulates_or_seeks_intruders_is_covered_as_chance(settings:
     assert all(0.88 <= share <= 1.0 for share in covered.values()), covered
 
 
-@pytest.mark.parametrize("name", CHAT)
+@pytest.mark.parametrize("name", OF_EXCERPTS)
 def test_every_item_is_asked_once_and_the_last_batch_is_not_dropped(name: str, settings: ScorerSettings) -> None:
     positives, negatives = feature(49, 49)
     questions = CHAT[name].build_requests("a phrase", positives, negatives, settings, 3)
@@ -116,7 +117,7 @@ def test_every_item_is_asked_once_and_the_last_batch_is_not_dropped(name: str, s
         assert [len(question.request.messages[-1].content.split("\n")) for question in questions[-1:]] == [3 + 3]
 
 
-@pytest.mark.parametrize("name", CHAT)
+@pytest.mark.parametrize("name", OF_EXCERPTS)
 def test_questions_are_reproducible_and_differ_by_feature(name: str, settings: ScorerSettings) -> None:
     positives, negatives = feature(12, 12)
     one, same, other = (
@@ -141,7 +142,7 @@ def test_order_says_nothing(settings: ScorerSettings) -> None:
     assert stats.binomtest(sum(repeats), len(repeats), 9 / 19).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", CHAT)
+@pytest.mark.parametrize("name", OF_EXCERPTS)
 def test_unanswered_items_are_counted_and_shown_and_never_guessed(name: str, settings: ScorerSettings) -> None:
     positives, negatives = feature(13, 11)
     scorer = CHAT[name]
@@ -215,15 +216,20 @@ def test_prompts_ship_and_are_checked() -> None:  # A1.09
         # Examples in the prompt are themselves answered as a reply is read.
         said = [turn.content for turn in prompt.turns if turn.role == "assistant"]
         asked = [turn.content for turn in prompt.turns if turn.role == "user"]
+        # The last turn asks; of surprisal nothing is asked, a model reads on.
+        assert len(said) == len(asked) - 1
+        assert len(said) >= (name != "surprisal")
         for question, answer in zip(asked, said, strict=False):
-            count = int(
-                re.findall(r"\((\d+)\)", question)[-1] if name != "fuzz" else re.findall(r"\((\d+)\):", question)[0]
-            )
             found = json.loads(answer)
+            if name == "concept":
+                assert found in ([0], [1])
+                continue
+            (count,) = re.findall(r"^(?:Texts|Tokens) \((\d+)\):$", question, re.MULTILINE)
+            assert int(count) == len(re.findall(r"^\d+\. \"", question, re.MULTILINE))
             if name == "intruder":
-                assert 1 <= found[0] <= count
+                assert 1 <= found[0] <= int(count)
             else:
-                assert len(found) == count == len(re.findall(r"^\d+\. \"", question, re.MULTILINE))
+                assert len(found) == int(count)
 
 
 def test_a_users_prompt_replaces_one_and_changes_its_hash(tmp_path, settings: ScorerSettings) -> None:  # A1.09

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raylens.ids import FeatureId
@@ -29,6 +29,7 @@ class Card:
         examples: Windows it fires in.
         url: Its page on Neuronpedia, where its SAE has one.
         explanations: What explainers say of it, each with its ``scores``; the latest first.
+        words: What people say of it: ``labels`` and ``notes``.
     """
 
     one: Readable
@@ -39,6 +40,7 @@ class Card:
     examples: Sequence[Example]
     url: str | None
     explanations: Sequence[Mapping[str, Any]] = ()
+    words: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=lambda: {"labels": (), "notes": ()})
 
     def logits(self, sign: str) -> list[dict[str, Any]]:
         """Tokens it promotes (``top``) or suppresses (``bottom``), the largest effect first."""
@@ -50,6 +52,9 @@ class Card:
         return [
             {"id": self.one.short(row[key]), "feature": row[key], measure: row[measure]} for row in self.related[table]
         ]
+
+    def _labels(self) -> list[Mapping[str, Any]]:
+        return [one for one in self.words["labels"] if one["label"] is not None]
 
     def document(self) -> dict[str, Any]:
         """All of it, for ``--json``."""
@@ -64,7 +69,9 @@ class Card:
             "sae": str(self.one.sae),
             "feature": self.index,
             "url": self.url,
-            "explanations": self.explanations,
+            "explanations": [*map(_as_explanation, self._labels()), *self.explanations],
+            "labels": self.words["labels"],
+            "notes": self.words["notes"],
             "statistics": {**statistics, "n_tokens": self.n_tokens, "histogram": histogram},
             "logits": {"top": self.logits("top"), "bottom": self.logits("bottom")},
             "neighbours": self.relatives("neighbours", "neighbour", "cosine"),
@@ -88,6 +95,9 @@ def read_card(
     workspace: Workspace, reader: CacheReader, one: Readable, index: int, activities: Sequence[Activity]
 ) -> Card:
     """Read everything that is shown of a feature, with the windows of ``activities``."""
+    from raylens.store.labels import Labels
+    from raylens_app.cli.label import words_of
+
     spec = workspace.cache(one.cache_id).saes().get(one.sae, {}).get("spec", {})
     neuronpedia = spec.get("neuronpedia_id")
     return Card(
@@ -103,7 +113,22 @@ def read_card(
         examples=reader.examples(activities),
         url=f"https://www.neuronpedia.org/{neuronpedia}/{index}" if neuronpedia else None,
         explanations=_explanations(workspace.cache(one.cache_id), one, index),
+        words=words_of(Labels(workspace).read(), one.sae, index),
     )
+
+
+def _as_explanation(label: Mapping[str, Any]) -> dict[str, Any]:
+    """A person's label with the keys of an explanation, so that whoever reads the list sees both."""
+    return {
+        "explanation_id": label["label_id"],
+        "explanation": label["label"],
+        "explainer": label["type"],
+        "author": label["author"],
+        "model": None,
+        "rule": None,
+        "run_id": None,
+        "scores": {},
+    }
 
 
 def _explanations(cache: CacheStore, one: Readable, index: int) -> list[dict[str, Any]]:

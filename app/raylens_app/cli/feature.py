@@ -127,12 +127,15 @@ def _print(card: Card, heading: str, around: int) -> None:
     from rich.text import Text
 
     from raylens_app.cli import render
+    from raylens_app.cli.label import label_line, note_line
 
     one, statistics = card.one, card.statistics
     short, full = one.short(card.index), str(FeatureId(one.sae, card.index))
     cache = f"cache {one.cache_id}" + (f" ({one.name})" if one.name else "")
     print_text(Text.assemble((short, "bold"), "  ", (printable(f"{full}  {cache}" if full != short else cache), "dim")))
     facts = _activity(card)
+    said = [*map(label_line, card.words["labels"]), *map(note_line, card.words["notes"])]
+    facts += [("people say" if place == 0 else "", [line]) for place, line in enumerate(said)]
     facts.append(("explained", [_explained(one) for one in card.explanations]))
     for label, sign in (("promotes", "top"), ("suppresses", "bottom")):
         tokens = [f"{render.token_text(row['token'])} {row['logit']:+.2f}" for row in card.logits(sign)[:_SHOWN_TOKENS]]

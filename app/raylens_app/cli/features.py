@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from raylens.store.examples import Example
+    from raylens.store.labels import Words
     from raylens.store.reader import CacheReader
     from raylens_app.cli.selection import Readable
 
@@ -53,6 +54,12 @@ def features(
     sae: Annotated[
         str | None, typer.Option("--sae", "-s", metavar="SAE", help="Only this SAE; the end of its id will do.")
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="What explanations and labels say this of, by words and by meaning; best first."
+        ),
+    ] = None,
     sort: Annotated[Sort, typer.Option(help="What comes first.")] = Sort.DENSITY,
     min_density: Annotated[
         float | None, typer.Option(min=0, max=1, help="Only features that fire on at least this share of tokens.")
@@ -65,8 +72,10 @@ def features(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """List features with what they fire on most strongly and which tokens they promote."""
+    from raylens.store.labels import Labels
     from raylens.store.reader import CacheReader
-    from raylens_app.cli.selection import of_sae, readables
+    from raylens_app.cli.search import search_features
+    from raylens_app.cli.selection import latest, of_sae, readables
 
     if min_density is not None and max_density is not None and min_density > max_density:
         raise InputError(
@@ -76,14 +85,17 @@ def features(
     workspace = state_of(context).open_workspace()
     candidates = readables(workspace, cache)
     candidates = of_sae(candidates, sae) if sae else candidates
-    latest = candidates[-1].cache_id
-    chosen = [one for one in candidates if one.cache_id == latest]
-    if others := sorted({one.cache_id for one in candidates} - {latest}):
-        note(f"of cache {latest}, merged last; --cache names another: {', '.join(others)}.")
-    reader = CacheReader(workspace, latest)
+    chosen = latest(candidates)
+    reader = CacheReader(workspace, chosen[0].cache_id)
+    densities = min_density, max_density
+    if search is not None:
+        search_features(workspace, reader, chosen, search, densities, offset, limit, as_json=as_json)
+        return
+    words = Labels(workspace).read()
     rows: list[dict[str, object]] = []
     for one in chosen:
-        found, n_left = _rows(reader, one, sort, (min_density, max_density), offset, limit, with_examples=not as_json)
+        found, n_left = _rows(reader, one, sort, densities, offset, limit, with_examples=not as_json)
+        _add_words(words, one, found, as_json=as_json)
         rows += found
         if not as_json:
             _print(one, found, sort)
@@ -138,6 +150,22 @@ def _rows(
     return rows, max(0, len(order) - offset - len(page))
 
 
+def _add_words(words: Words, one: Readable, rows: Sequence[dict[str, object]], *, as_json: bool) -> None:
+    """What people say of each feature: all of it for JSON, else in a line."""
+    from raylens_app.cli.label import STAR, words_of
+
+    for row in rows:
+        index = row["feature"]
+        assert isinstance(index, int)
+        said = words_of(words, one.sae, index)
+        if as_json:
+            row |= said
+            continue
+        star = STAR if any(each["starred"] for each in said["labels"]) else ""
+        texts = [each["label"] for each in said["labels"] if each["label"]]
+        row["says"] = " ".join(filter(None, [star, "; ".join(texts)])) or None
+
+
 def within(statistics: pa.Table, low: float | None, high: float | None) -> pa.Table:
     """Rows with a density between the bounds, both inclusive; without a lower one, of features that ever fire."""
     import pyarrow.compute as pc
@@ -189,6 +217,7 @@ def _print(one: Readable, rows: Sequence[dict[str, object]], sort: Sort) -> None
         Column("mean_activation", "mean", "right", lambda value: render.number(_number(value))),
         Column("max_activation", "max", "right", lambda value: render.number(_number(value))),
         *([Column("interest", "interest", "right", lambda value: f"{value:.2f}")] if sort is Sort.INTERESTING else []),
+        *([Column("says", "people say")] if any(row["says"] for row in rows) else []),
         Column("promotes", show=lambda tokens: " ".join(map(render.token_text, _strings(tokens)))),
         Column("example", "most strongly", show=excerpt),
     ]

@@ -26,6 +26,7 @@ from typer.exceptions import TyperException
 from raylens import __version__
 from raylens.errors import RaylensError
 from raylens_app.cli import (
+    autointerp,
     cache,
     catalog,
     convert,
@@ -35,6 +36,8 @@ from raylens_app.cli import (
     feature,
     features,
     housekeeping,
+    importing,
+    label,
     runs,
     sql,
     training,
@@ -43,7 +46,23 @@ from raylens_app.cli.output import one_line, printable_lines
 from raylens_app.cli.state import DEFAULT_WORKSPACE, State
 
 # In the order of --help.
-_GROUPS: Final = (demo, cache, catalog, features, feature, sql, explain, training, convert, runs, housekeeping, doctor)
+_GROUPS: Final = (
+    demo,
+    autointerp,
+    cache,
+    catalog,
+    features,
+    feature,
+    sql,
+    explain,
+    label,
+    training,
+    convert,
+    importing,
+    runs,
+    housekeeping,
+    doctor,
+)
 
 _EXTRAS: Final = {
     "accelerate": "models",
@@ -138,8 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What nobody expected passes through and meets :func:`_unexpected`, the interpreter's last hook.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    verbose = "--verbose" in words
+    words = autointerp.in_full(sys.argv[1:] if arguments is None else arguments, command_names())
+    # The one-command form has a --verbose of its own.
+    verbose = "--verbose" in (words[: words.index(autointerp.COMMAND)] if autointerp.COMMAND in words else words)
     sys.excepthook = partial(_unexpected, verbose)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a crash.
@@ -160,6 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:
         sys.stderr.write("stopped by Ctrl-C.\n")
     return code
+
+
+def command_names() -> set[str]:
+    """Every command and group of commands."""
+    groups = {group.name for group in app.registered_groups if group.name}
+    return groups | {command.name for command in app.registered_commands if command.name}
 
 
 def _run(words: list[str], verbose: bool) -> int:

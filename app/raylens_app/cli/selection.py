@@ -120,6 +120,25 @@ def one_feature(candidates: Sequence[Readable], text: str) -> tuple[Readable, in
     return wide_enough[0], index
 
 
+def latest(candidates: Sequence[Readable]) -> list[Readable]:
+    """Those of the cache merged last; what else there is, a note on stderr says.
+
+    Args:
+        candidates: At least one, caches merged last coming last, as :func:`readables` gives them.
+    """
+    from raylens_app.cli.output import note
+
+    chosen = candidates[-1].cache_id
+    if others := sorted({one.cache_id for one in candidates} - {chosen}):
+        note(f"of cache {chosen}, merged last; --cache names another: {', '.join(others)}.")
+    return [one for one in candidates if one.cache_id == chosen]
+
+
+def feature_of_any_cache(candidates: Sequence[Readable], text: str) -> tuple[Readable, int]:
+    """As :func:`one_feature`, where it does not matter in which cache its SAE is read: the one merged last is given."""
+    return one_feature(list({one.sae: one for one in candidates}.values()), text)
+
+
 def _which(candidates: Sequence[Readable], index: int) -> str:
     several_caches = len({one.cache_id for one in candidates}) > 1
     ways = [

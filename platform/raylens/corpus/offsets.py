@@ -66,6 +66,10 @@ class SurfaceTable:
             self._bytes[index] = content.encode("utf-8", "replace")
         self._lengths = np.array([len(spelled) for spelled in self._bytes], dtype=np.int32)
 
+    def spell(self, token: int) -> bytes:
+        """The bytes of one token; none of an id that the vocabulary has not."""
+        return self._bytes[token] if token < len(self._bytes) else b""
+
     def spans(self, text: str, ids: Sequence[int]) -> Spans | None:
         """Starts and ends of tokens, or None where their bytes do not spell ``text``.
 

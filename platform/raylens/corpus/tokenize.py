@@ -87,10 +87,7 @@ class TextEncoder:
         if self._backend is not None:
             self._backend.no_truncation()
             self._backend.no_padding()
-            added = {index: token.content for index, token in self._backend.get_added_tokens_decoder().items()}
-            table = SurfaceTable(self._backend.get_vocab(with_added_tokens=True), added)
-            probe = self._backend.encode(_PROBE, add_special_tokens=False).ids
-            self._table = table if table.spans(_PROBE, probe) is not None else None
+            self._table = surface_table(self._backend)
 
     def encode(self, documents: Iterable[Document]) -> Iterator[TokenizedDocument]:
         """Encode documents, one result for each, in order.
@@ -158,6 +155,14 @@ class TextEncoder:
             tokens, text = tokens[n_prefix:], text[cut:]
             starts, ends = starts[n_prefix:] - np.int32(cut), ends[n_prefix:] - np.int32(cut)
         return TokenizedDocument(document, text, tokens, starts, ends)
+
+
+def surface_table(backend: FastTokenizer) -> SurfaceTable | None:
+    """The bytes that a tokenizer's tokens spell; None where they do not add up to the text (WordPiece)."""
+    added = {index: token.content for index, token in backend.get_added_tokens_decoder().items()}
+    table = SurfaceTable(backend.get_vocab(with_added_tokens=True), added)
+    probe = backend.encode(_PROBE, add_special_tokens=False).ids
+    return table if table.spans(_PROBE, probe) is not None else None
 
 
 def tokenize(

@@ -167,6 +167,8 @@ def token_strings(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> lis
 
     Each is decoded alone, where SentencePiece would drop that space.
     """
+    if not len(ids):  # of no rows, batch_decode makes one
+        return []
     raw = tokenizer.convert_ids_to_tokens(list(ids))
     decoded = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
     strings = []
@@ -258,6 +260,11 @@ def _load(
     except SafetensorError as error:
         raise DamagedFileError(
             f"a weights file in {files.folder} cannot be read ({error}).", hint="copy or download the model again."
+        ) from error
+    except ImportError as error:  # a quantization of the checkpoint's own; transformers says which package
+        raise InputError(
+            f"{files.name} cannot be loaded here ({' '.join(str(error).split())[:200]}).",
+            hint="install that on every node, or name a model that is not stored quantized.",
         ) from error
     except (ValueError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not str(error).startswith("Could not load"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from raylens.bundle.paths import list_models, model_path
@@ -32,6 +33,15 @@ _TOKENIZER_FILES = (
     "tekken.json",
 )
 _WEIGHT_FILES = ("model*.safetensors", "model*.safetensors.index.json")
+# What transformers needs to run a checkpoint that was stored in fewer bits: package, and what it is imported as.
+_LOADERS = {
+    "awq": {"gptqmodel": "gptqmodel"},
+    "gptq": {"gptqmodel": "gptqmodel", "optimum": "optimum"},
+    "compressed-tensors": {"compressed-tensors": "compressed_tensors"},
+    "auto-round": {"auto-round": "auto_round"},
+    "hqq": {"hqq": "hqq"},
+    "torchao": {"torchao": "torchao"},
+}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -53,11 +63,12 @@ def locate(ref: str, *, revision: str | None = None, weights: bool = True) -> Mo
     """Find the files of ``ref``, downloading those of a hub model that are not cached.
 
     With ``weights=False`` only configuration and tokenizer are fetched; of a folder, the weights
-    are still hashed, as they are its identity.
+    are still hashed, as they are its identity. Weights that nothing here can load are not fetched.
 
     Raises:
         UnknownNameError: no such folder, bundled model, hub repository or revision.
-        InputError: the folder or repository holds no configuration, or no safetensors.
+        InputError: the folder or repository holds no configuration, or no safetensors; or they are stored in a
+            quantization whose package is not installed (see :func:`require_loader`).
         HubUnreachableError: no hub, and not all of it is cached.
     """
     bundled = model_path(ref)
@@ -67,6 +78,8 @@ def locate(ref: str, *, revision: str | None = None, weights: bool = True) -> Mo
     if folder.is_dir():
         _require_config(folder, ref)
         folder = folder.resolve()
+        if weights:
+            _require_loader(folder, ref)
         return ModelFiles(str(folder), _folder_revision(folder), folder)
     if not _HUB_ID.fullmatch(ref):
         raise UnknownNameError.among(
@@ -144,10 +157,33 @@ def require_safetensors(files: ModelFiles) -> None:
     )
 
 
+def require_loader(files: ModelFiles) -> None:
+    """Raise InputError where a model is stored quantized (AWQ, GPTQ …) and the package that runs it is missing."""
+    _require_loader(files.folder, files.name)
+
+
+def _require_loader(folder: Path, name: str) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError:  # said by transformers, where the configuration is read
+        return
+    stored = config.get("quantization_config") if isinstance(config, dict) else None
+    method = str(stored.get("quant_method")) if isinstance(stored, dict) else ""
+    missing = [package for package, module in _LOADERS.get(method, {}).items() if find_spec(module) is None]
+    if missing:
+        raise InputError(
+            f"{name} is stored in {method.upper()}, which needs {' and '.join(missing)}, not installed here.",
+            hint=f"pip install {' '.join(missing)} on every node, or serve it with vLLM and name that endpoint, "
+            "or name the model it was made from and load that in 4 bits (bnb-4bit).",
+        )
+
+
 def _locate_on_hub(ref: str, revision: str | None, weights: bool) -> ModelFiles:
-    patterns = [*_CONFIG_FILES, *_TOKENIZER_FILES, *(_WEIGHT_FILES if weights else ())]
-    folder, commit = hub.fetch(ref, patterns, revision=revision)
+    folder, commit = hub.fetch(ref, [*_CONFIG_FILES, *_TOKENIZER_FILES], revision=revision)
     _require_config(folder, ref)
+    if weights:
+        _require_loader(folder, ref)
+        folder, commit = hub.fetch(ref, [*_CONFIG_FILES, *_TOKENIZER_FILES, *_WEIGHT_FILES], revision=commit)
     return ModelFiles(ref, commit, folder)
 
 

@@ -89,12 +89,27 @@ def decoder_neighbours(sae: LoadedSae, k: int = 10) -> pa.Table:
 
     Rank 0 is the nearest other latent; a latent without direction has cosine 0 to all.
     """
-    k = min(k, sae.d_sae - 1)
+    return _neighbours(sae.sae.W_dec, k, "comparing decoder directions")
+
+
+def encoder_neighbours(sae: LoadedSae, k: int = 10) -> pa.Table:
+    """As :func:`decoder_neighbours`, by encoder direction: latents that read the same of the input.
+
+    Decoder directions say what latents write. A pair alike in one and not in the other is common, since the
+    encoder must tell a direction from those it overlaps with.
+    """
+    return _neighbours(sae.sae.W_enc.T, k, "comparing encoder directions")
+
+
+def _neighbours(directions: Tensor, k: int, doing: str) -> pa.Table:
+    """The ``k`` most similar of ``directions`` ``[latents, d]`` to each, the block of cosines bounding memory."""
+    width = len(directions)
+    k = min(k, width - 1)
     cosines, neighbours = [], []
-    with torch.inference_mode(), memory_advice("comparing decoder directions", sae.device):
-        unit = nn.functional.normalize(sae.sae.W_dec.float(), dim=-1)
+    with torch.inference_mode(), memory_advice(doing, directions.device):
+        unit = nn.functional.normalize(directions.float(), dim=-1)
         start = 0
-        for rows in _blocks(unit, sae.d_sae):
+        for rows in _blocks(unit, width):
             similar = rows @ unit.T
             similar[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -torch.inf
             best = torch.topk(similar, k, dim=-1)
@@ -103,8 +118,8 @@ def decoder_neighbours(sae: LoadedSae, k: int = 10) -> pa.Table:
             start += len(rows)
     return pa.table(
         [
-            pa.array(np.repeat(np.arange(sae.d_sae, dtype=np.int32), k)),
-            pa.array(np.tile(np.arange(k, dtype=np.int16), sae.d_sae)),
+            pa.array(np.repeat(np.arange(width, dtype=np.int32), k)),
+            pa.array(np.tile(np.arange(k, dtype=np.int16), width)),
             pa.array(np.concatenate(neighbours).ravel().astype(np.int32)),
             pa.array(np.concatenate(cosines).ravel()),
         ],

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 def random_negatives(
     candidates: NDArray[np.int64], active: NDArray[np.int64], n: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """``n`` of ``candidates`` (rising piece numbers) that are not ``active``, each as likely; or all of them."""
-    taken = _places(candidates, np.unique(active))
+    """``n`` of ``candidates`` that are not ``active`` (rising piece numbers both), each as likely; or all of them."""
+    taken = _places(candidates, active)
     n_silent = len(candidates) - len(taken)
     drawn = rng.choice(n_silent, size=min(n, n_silent), replace=False)
     # The j-th place that is not taken lies behind as many taken ones as have at most j free places before them.
@@ -34,13 +34,13 @@ def neighbour_negatives(
 
     Args:
         candidates: Rising piece numbers.
-        active: Numbers of the pieces in which the feature fires.
-        neighbours: Of each neighbour, the nearest first, the pieces in which it fires.
+        active: Rising numbers of the pieces in which the feature fires.
+        neighbours: Of each neighbour, the nearest first, the pieces in which it fires, rising.
         n: How many.
         rng: Chooses among a neighbour's pieces.
     """
-    usable = [np.setdiff1d(np.intersect1d(pieces, candidates), active) for pieces in neighbours]
-    return deal([rng.permutation(pieces) for pieces in usable], n)
+    inside = [candidates[_places(candidates, pieces)] for pieces in neighbours]
+    return deal([rng.permutation(pieces[~_among(active, pieces)]) for pieces in inside], n)
 
 
 def nearest_negatives(nearest: Sequence[NDArray[np.int64]], active: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -48,10 +48,10 @@ def nearest_negatives(nearest: Sequence[NDArray[np.int64]], active: NDArray[np.i
 
     Args:
         nearest: Of each activating example, the candidates that resemble it, the most alike first.
-        active: Numbers of the pieces in which the feature fires.
+        active: Rising numbers of the pieces in which the feature fires.
         n: How many.
     """
-    return deal([pieces[~np.isin(pieces, active)] for pieces in nearest], n)
+    return deal([pieces[~_among(active, pieces)] for pieces in nearest], n)
 
 
 def deal(hands: Sequence[NDArray[np.int64]], n: int) -> NDArray[np.int64]:
@@ -64,6 +64,13 @@ def deal(hands: Sequence[NDArray[np.int64]], n: int) -> NDArray[np.int64]:
     dealt = np.concatenate(hands).astype(np.int64)[order]
     _, first = np.unique(dealt, return_index=True)
     return dealt[np.sort(first)][:n]
+
+
+def _among(rising: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of ``values`` are in ``rising``: a search for each, where NumPy's own sets would sort or hash it all."""
+    if not len(rising):
+        return np.zeros(len(values), np.bool_)
+    return rising[np.minimum(np.searchsorted(rising, values), len(rising) - 1)] == values
 
 
 def _places(candidates: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,17 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylens.examples.excerpt import ExampleSets, Excerpt
-from raylens.explain.induction import MAX_CLAUSES, MAX_CONTEXTS, PRICE, Candidates, Evidence, Size, Worth, grow
+from raylens.explain.candidates import Candidates, VocabularyTests
+from raylens.explain.evidence import Evidence, Worth
+from raylens.explain.induction import MAX_CLAUSES, MAX_CONTEXTS, Size, grow, price, refitted
 from raylens.explain.matching import TokenBatch
 from raylens.explain.phrase import phrase_of
 from raylens.explain.rule import Rule
 
 _EVERY = 3
 """One document in so many is held out to settle how long a rule may be."""
-_SHAPES = ((0, False), (0, True), (1, False), (MAX_CONTEXTS, True))
-"""Contexts and classes of the rules that are tried on them."""
+_SHAPES = (
+    (0, False, False),
+    (0, True, False),
+    (1, False, False),
+    (MAX_CONTEXTS, True, False),
+    (MAX_CONTEXTS, True, True),
+)
+"""Contexts, classes and purity of the rules that are tried on them."""
 _TOLERANCE = 0.01
-"""A shorter rule is preferred where its worth on held-out documents is no further below the best."""
+"""A shorter rule is preferred where its worth is no further below the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,8 @@ class LexicalExplanation:
 def explain_lexically(sets: ExampleSets) -> LexicalExplanation | None:
     """The rule that best tells ``sets.train`` from ``sets.train_negatives``, and active tokens from silent ones.
 
-    How many clauses it has, and whether they ask about context, is settled on a third of the documents by rules grown
-    on the others; the rule itself is then grown on all. The same sets always give the same answer. Never looks at the
+    How many clauses it has, and which shapes of them are in question, is settled with a third of the documents held
+    out; the rule itself is then grown on all, and the best of these shapes is taken. The same sets always give the same answer. Never looks at the
     test sets.
 
     Returns:
@@ -55,14 +63,19 @@ def explain_lexically(sets: ExampleSets) -> LexicalExplanation | None:
     if not any(e.is_active for e in excerpts):
         return None
     evidence = evidence_of(excerpts)
-    candidates = Candidates(evidence)
+    vocabulary = VocabularyTests(evidence)
+    candidates = Candidates(evidence, vocabulary)
+    found = [rule for size in _sizes(excerpts, evidence, vocabulary) for rule in list(grow(candidates, size))[-1:]]
     # Where what generalised best in size says nothing, one clause with its surroundings still may.
-    for size in (_size(excerpts), Size(clauses=1)):
-        for rule in list(grow(candidates, size))[-1:]:
-            rule = _without_idle_clauses(rule, evidence)
-            hit, false = Worth(evidence, evidence.batch.fires(rule)).rates()
-            if hit > false:
-                return LexicalExplanation(phrase_of(rule), rule)
+    for rules in (found, list(grow(candidates, Size(clauses=1)))):
+        tidied = [_without_idle_clauses(refitted(candidates, rule), evidence) for rule in dict.fromkeys(rules)]
+        worths = [Worth(evidence, evidence.batch.fires(rule)) for rule in tidied]
+        telling = [
+            (w.now() - price(rule), -i) for i, (w, rule) in enumerate(zip(worths, tidied, strict=True)) if w.tells()
+        ]
+        if telling:
+            rule = tidied[-max(telling)[1]]
+            return LexicalExplanation(phrase_of(rule), rule)
     return None
 
 
@@ -79,33 +92,39 @@ def evidence_of(excerpts: Iterable[Excerpt]) -> Evidence:
     )
 
 
-def _size(excerpts: list[Excerpt]) -> Size:
-    """How large the rule should be, by documents held out from growing it: the smallest that is nearly best."""
+def _sizes(excerpts: list[Excerpt], evidence: Evidence, vocabulary: VocabularyTests) -> list[Size]:
+    """How large the rule should be, of each shape that is nearly best: the smallest that is.
+
+    Rules are grown on two thirds of the documents and judged on all, those held out counting by their share. Held-out
+    documents alone are so few that the best of many rules on them is often the luckiest.
+    """
     active = sorted({e.doc_id for e in excerpts if e.is_active})
     silent = sorted({e.doc_id for e in excerpts} - set(active))
     held = {*active[1::_EVERY], *silent[1::_EVERY]}
-    growing = [e for e in excerpts if e.doc_id not in held]
-    testing = [e for e in excerpts if e.doc_id in held]
-    if len(active) < 2 * _EVERY or not any(e.is_active for e in testing):
-        return Size(1, 1)
-    on, out = Candidates(evidence_of(growing)), evidence_of(testing)
-    found: list[tuple[float, Size]] = []
-    for contexts, classes in _SHAPES:
-        for rule in grow(on, Size(MAX_CLAUSES, contexts, classes)):
-            worth = Worth(out, out.batch.fires(rule)).now() - PRICE * sum(c.n_tests for c in rule.clauses)
-            found.append((worth, Size(len(rule.clauses), contexts, classes)))
+    is_held = np.array([e.doc_id in held for e in excerpts], dtype=np.bool_)
+    if len(active) < 2 * _EVERY or not evidence.excerpt_active[is_held].any():
+        return [Size(1, 1)]
+    on, out = Candidates(evidence.part(~is_held), vocabulary), evidence.part(is_held)
+    found: dict[Size, float] = {}
+    for shape in _SHAPES:
+        for rule in grow(on, Size(MAX_CLAUSES, *shape)):
+            grown, unseen = (Worth(of, of.batch.fires(rule)).now() for of in (on.evidence, out))
+            worth = (1 - 1 / _EVERY) * grown + unseen / _EVERY - price(rule)
+            found[Size(len(rule.clauses), *shape)] = worth
     if not found:
-        return Size(1, 1)
-    enough = max(worth for worth, _ in found) - _TOLERANCE
-    return min(size for worth, size in found if worth >= enough)
+        return [Size(1, 1)]
+    enough = max(found.values()) - _TOLERANCE
+    smallest: dict[tuple[int, bool, bool], Size] = {}
+    for size in sorted(size for size, worth in found.items() if worth >= enough):
+        smallest.setdefault((size.contexts, size.classes, size.pure), size)
+    return list(smallest.values())
 
 
 def _without_idle_clauses(rule: Rule, evidence: Evidence) -> Rule:
     """The rule without clauses that later ones made superfluous, the earliest first."""
 
     def worth(rule: Rule) -> float:
-        price = PRICE * sum(c.n_tests for c in rule.clauses)
-        return Worth(evidence, evidence.batch.fires(rule)).now() - price
+        return Worth(evidence, evidence.batch.fires(rule)).now() - price(rule)
 
     best = worth(rule)
     for clause in rule.clauses:

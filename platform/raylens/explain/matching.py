@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,8 @@ class TokenBatch:
         ends: ``[n]`` int64: and where it ends.
         excerpts: ``[n]`` int64: which excerpt that is.
         n_excerpts: Excerpts without tokens included.
+        masks: Of tests that were asked, of which texts of the vocabulary they hold: rules that are compared share most
+            of their tests.
     """
 
     vocabulary: tuple[str, ...]
@@ -32,6 +34,7 @@ class TokenBatch:
     ends: NDArray[np.int64]
     excerpts: NDArray[np.int64]
     n_excerpts: int
+    masks: dict[TokenTest, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, excerpts: Iterable[Sequence[str]]) -> TokenBatch:
@@ -55,7 +58,29 @@ class TokenBatch:
 
     def holds(self, test: TokenTest) -> NDArray[np.bool_]:
         """At which tokens ``test`` holds: ``[n]``."""
-        return np.array([test.holds(text) for text in self.vocabulary], dtype=np.bool_)[self.indices]
+        return self._of_vocabulary(test)[self.indices]
+
+    def _of_vocabulary(self, test: TokenTest) -> NDArray[np.bool_]:
+        known = self.masks.get(test)
+        if known is None:
+            known = np.array([test.holds(text) for text in self.vocabulary], dtype=np.bool_)
+            self.masks[test] = known
+        return known
+
+    def part(self, which: NDArray[np.bool_]) -> TokenBatch:
+        """Some of the excerpts (``[n_excerpts]``), with the same vocabulary and what is known of it."""
+        kept = which[self.excerpts]
+        lengths = np.bincount(self.excerpts, minlength=self.n_excerpts)[which]
+        ends = np.cumsum(lengths)
+        return TokenBatch(
+            self.vocabulary,
+            self.indices[kept],
+            np.repeat(ends - lengths, lengths),
+            np.repeat(ends, lengths),
+            np.repeat(np.arange(len(lengths), dtype=np.int64), lengths),
+            len(lengths),
+            self.masks,
+        )
 
     def shifted(self, mask: NDArray[np.bool_], offset: int) -> NDArray[np.bool_]:
         """``mask`` of the token ``offset`` places on (negative: before) in the same excerpt; False where none is.
@@ -93,6 +118,8 @@ class TokenBatch:
             fired = fired & self.within(self.holds(clause.within.test), clause.within.tokens)
         if clause.after is not None:
             fired = fired & self.shifted(self.holds(clause.after), 1)
+        if clause.not_after is not None:
+            fired = fired & ~self.shifted(self.holds(clause.not_after), -1)
         return fired
 
     def matches(self, rule: Rule) -> NDArray[np.bool_]:

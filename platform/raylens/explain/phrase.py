@@ -55,10 +55,18 @@ def _surroundings(clause: Clause) -> str:
         where += " after " + " ".join(words(test) for test in clause.before)
     if clause.within is not None:
         what = words(clause.within.test)
-        where += f" soon after {what}" if clause.within.tokens <= 8 else f" some way after {what}"
+        where += f"{_how_far(clause.within.tokens)} after {what}"
     if clause.after is not None:
         where += f" before {words(clause.after)}"
+    if clause.not_after is not None:
+        where += f", but not after {words(clause.not_after)}"
     return where
+
+
+def _how_far(tokens: int) -> str:
+    if tokens <= 3:  # which decides, and which a reader can count
+        return f" at most {tokens} tokens" if tokens > 1 else " right"
+    return " soon" if tokens <= 8 else " some way"
 
 
 def _either(names: list[str]) -> str:

@@ -109,11 +109,13 @@ class Fitted:
         request: What to send.
         trimmed: Whether it shows less than it would have, were there room.
         n_tokens: Of its messages, as counted.
+        n_shown: Activating examples in it.
     """
 
     request: Request
     trimmed: bool
     n_tokens: int
+    n_shown: int
 
 
 def fit(
@@ -139,7 +141,7 @@ def fit(
 
     request = build(sets)
     if (n_tokens := counted(request)) + request.max_tokens <= max_len:
-        return Fitted(request, trimmed=False, n_tokens=n_tokens)
+        return Fitted(request, trimmed=False, n_tokens=n_tokens, n_shown=len(sets.train))
     most = max(len(sets.train), len(sets.train_negatives))
     longest = max((len(e.tokens) for e in (*sets.train, *sets.train_negatives)), default=1)
     widths = [w for w in (16, 8, 4, 2, 1) if w < longest]
@@ -148,10 +150,11 @@ def fit(
     best: Fitted | None = None
     while low < high:
         middle = (low + high) // 2
-        request = build(_smaller(sets, *steps[middle], most))
+        smaller = _smaller(sets, *steps[middle], most)
+        request = build(smaller)
         n_tokens = counted(request)
         if n_tokens + request.max_tokens <= max_len:
-            best, high = Fitted(request, trimmed=True, n_tokens=n_tokens), middle
+            best, high = Fitted(request, True, n_tokens, len(smaller.train)), middle
         else:
             low = middle + 1
     if best is None:

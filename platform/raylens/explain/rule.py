@@ -40,12 +40,15 @@ class Clause:
         before: Of the tokens immediately before it, in reading order: the last is about the neighbour.
         within: Of some token not far before it; None to ask nothing.
         after: Of the next token; None to ask nothing.
+        not_after: Of the token immediately before, which must not satisfy it; None to ask nothing. An exception is
+            what sets some features apart: "`self`, but not after `(`".
     """
 
     token: TokenTest
     before: tuple[TokenTest, ...] = ()
     within: Within | None = None
     after: TokenTest | None = None
+    not_after: TokenTest | None = None
 
     def holds(self, tokens: Sequence[str], at: int) -> bool:
         """Whether it fires on ``tokens[at]``; what lies outside of ``tokens`` satisfies no test."""
@@ -58,12 +61,14 @@ class Clause:
             near = tokens[max(at - self.within.tokens, 0) : at]
             if not any(self.within.test.holds(token) for token in near):
                 return False
+        if self.not_after is not None and at > 0 and self.not_after.holds(tokens[at - 1]):
+            return False
         return self.after is None or (at + 1 < len(tokens) and self.after.holds(tokens[at + 1]))
 
     @property
     def n_tests(self) -> int:
         """How many tests a reader has to keep in mind; one of any token is none."""
-        context = len(self.before) + (self.within is not None) + (self.after is not None)
+        context = len(self.before) + sum(one is not None for one in (self.within, self.after, self.not_after))
         return context + (not self.token.is_any)
 
     def to_value(self) -> dict[str, Any]:
@@ -74,6 +79,8 @@ class Clause:
             value["within"] = {"test": self.within.test.to_value(), "tokens": self.within.tokens}
         if self.after is not None:
             value["after"] = self.after.to_value()
+        if self.not_after is not None:
+            value["not_after"] = self.not_after.to_value()
         return value
 
     def __str__(self) -> str:
@@ -84,6 +91,8 @@ class Clause:
             parts.append(f"with {self.within.test} among the {self.within.tokens} tokens before")
         if self.after is not None:
             parts.append(f"before {self.after}")
+        if self.not_after is not None:
+            parts.append(f"not after {self.not_after}")
         return " ".join(parts)
 
 
@@ -124,7 +133,9 @@ class Rule:
 
 
 def _clause(value: object, where: str) -> Clause:
-    fields = _fields(value, f"{where} of a rule", required={"token"}, optional={"before", "within", "after"})
+    fields = _fields(
+        value, f"{where} of a rule", required={"token"}, optional={"before", "within", "after", "not_after"}
+    )
     within = None
     if "within" in fields:
         near = _fields(fields["within"], f"'within' in {where} of a rule", required={"test", "tokens"})
@@ -137,6 +148,7 @@ def _clause(value: object, where: str) -> Clause:
         tuple(TokenTest.from_value(test, f"'before' in {where}") for test in before),
         within,
         TokenTest.from_value(fields["after"], f"'after' in {where}") if "after" in fields else None,
+        TokenTest.from_value(fields["not_after"], f"'not_after' in {where}") if "not_after" in fields else None,
     )
 
 

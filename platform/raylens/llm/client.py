@@ -1,9 +1,10 @@
-"""One async client for every OpenAI-compatible chat endpoint.
+"""One async client for every OpenAI-compatible endpoint.
 
 ::
 
     async with ChatClient(settings, cache=ReplyCache(files)) as client:
         reply = await client.ask(Request(messages=(Message("user", "…"),)))
+        losses = await client.losses("what comes before", "the text")
 
 Ask as much at a time as you like: the client keeps to its limits. httpx is used directly, since the
 protocol is one POST, and retries, limits, budget and secrets are then in one hand.
@@ -16,45 +17,37 @@ import json
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Self
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from raylens.chat import Reply, Request
-from raylens.errors import InputError, RaylensError
-from raylens.llm.errors import BudgetReached
+from raylens.errors import InputError
+from raylens.llm.calls import Call, ChatCall, LossesCall
+from raylens.llm.echo import nats
+from raylens.llm.once import Once
 from raylens.llm.pace import Clock, Pacer, SystemClock, backoff_s, retry_after_s
-from raylens.llm.protocol import Dialect, Failure, adapted, body_of, read_answer
+from raylens.llm.protocol import Dialect, Failure
 from raylens.llm.remedies import error_for
 from raylens.llm.replies import ReplyCache, request_key
 from raylens.llm.settings import EndpointSettings, Key
-from raylens.llm.spend import Meter, Usage, worst_case_usd
+from raylens.llm.spend import Meter, Usage
 from raylens.store.redact import scrub
 
 _log = logging.getLogger(__name__)
 # At DEBUG it writes down the headers of answers, where an endpoint may repeat the key.
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 _CONNECT_S = 10.0
 _IDLE_S = 3.0
 """Servers close idle connections, uvicorn after 5 s; closing first avoids sending into a closed one."""
-
-
-@dataclass
-class _Flight:
-    """A question under way, and how many wait for its answer."""
-
-    task: asyncio.Task[Reply]
-    waiting: int = 0
 
 
 class ChatClient:
@@ -81,19 +74,16 @@ class ChatClient:
         jitter: random.Random | None = None,
     ) -> None:
         self.settings = settings
-        self._cache = cache
         self._clock: Clock = clock or SystemClock()
         self._jitter = jitter or random.Random()
         self._meter = Meter(settings)
+        self._once = Once(cache, self._meter.count)
         self._pacer = Pacer(settings.requests_per_minute, self._clock)
         self._slots = asyncio.Semaphore(settings.max_concurrency)
         self._dialect = Dialect()
-        self._flights: dict[str, _Flight] = {}
         self._key = Key(None)
         self._opened: list[httpx.AsyncClient] = []
         self._idle: list[httpx.AsyncClient] = []
-        # asyncio's own pool has a few threads a core, which waiting for a disk or bucket would use up.
-        self._threads: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
         return f"ChatClient({self.settings!r})"
@@ -115,22 +105,17 @@ class ChatClient:
         self._key = Key.from_environment(self.settings)
         self._idle = [_one_connection(self.settings, self._key)]
         self._opened = [*self._idle]
-        self._threads = ThreadPoolExecutor(min(64, self.settings.max_concurrency), "raylens-replies")
+        self._once.open(self.settings.max_concurrency)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop what is still under way and close all connections."""
-        tasks = [flight.task for flight in self._flights.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._once.close()
         for connection in self._opened:
             await connection.aclose()
-        if self._threads is not None:
-            await asyncio.to_thread(self._threads.shutdown)
-        self._opened, self._idle, self._threads, self._key = [], [], None, Key(None)
+        self._opened, self._idle, self._key = [], [], Key(None)
 
     async def ask(self, request: Request) -> Reply:
         """The answer, from the cache or the endpoint; its text may be empty.
@@ -143,77 +128,42 @@ class ChatClient:
             BudgetReached: The call could go beyond the budget, and was not sent.
             DiskFullError: The answer could not be kept.
         """
-        if not self._opened:
-            raise RuntimeError("open the client first: async with ChatClient(…) as client")
-        if self._cache is None:
-            return await self._counted(self._sent(request))
-        key = request_key(self.settings, request)
-        flight = self._flights.get(key)
-        first = flight is None
-        if flight is None:
-            flight = _Flight(asyncio.create_task(self._counted(self._through_cache(self._cache, key, request))))
-            self._flights[key] = flight
-            flight.task.add_done_callback(partial(self._landed, key, flight))
-        flight.waiting += 1
-        try:
-            # Shielded: whoever asked first may give up, and others still want the answer.
-            reply = await asyncio.shield(flight.task)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
-                self._flights.pop(key, None)  # at once: nobody may join a question that is given up
-                flight.task.cancel()
-        if first:
-            return reply
-        self._meter.count(cached=1)
-        return replace(reply, cost_usd=0.0, from_cache=True)
+        return await self._answered(ChatCall(request))
+
+    async def losses(self, context: str, text: str) -> NDArray[np.float64]:
+        """Loss of each token of ``text`` after ``context``, in nats, float64 ``[tokens]``; see :mod:`raylens.llm.echo`.
+
+        The endpoint tokenises both as one; a token across the border is left out, and one that the endpoint gives
+        no probability for is NaN.
+
+        Raises:
+            EndpointRefusedError: As :meth:`ask`; or this endpoint gives no losses.
+            EndpointUnavailableError, ContextTooLongError, RequestRefusedError, BudgetReached, DiskFullError: As
+                :meth:`ask`.
+        """
+        return nats(await self._answered(LossesCall(context, text))) if text else np.zeros(0)
 
     async def forget(self, request: Request) -> None:
         """Drop the stored answer to ``request``, which was of no use, so that a rerun asks again."""
-        if self._cache is not None:
-            await self._on_a_thread(self._cache.forget, request_key(self.settings, request))
+        await self._once.forget(request_key(self.settings, request))
 
-    async def _on_a_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        call = partial(work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+    async def _answered(self, call: Call) -> Reply:
+        if not self._opened:
+            raise RuntimeError("open the client first: async with ChatClient(…) as client")
+        return await self._once.answer(call.key(self.settings), lambda: self._sent(call), call.is_worth_keeping)
 
-    def _landed(self, key: str, flight: _Flight, task: asyncio.Task[Reply]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it where nobody waits any more
-
-    async def _counted(self, answer: Awaitable[Reply]) -> Reply:
-        try:
-            return await answer
-        except BudgetReached:
-            raise
-        except RaylensError:
-            self._meter.count(failed=1)
-            raise
-
-    async def _through_cache(self, cache: ReplyCache, key: str, request: Request) -> Reply:
-        if found := await self._on_a_thread(cache.get, key):
-            self._meter.count(cached=1)
-            return found
-        reply = await self._sent(request)
-        if reply.text:
-            # The slot is free again by now: a slow disk does not slow the endpoint.
-            await self._on_a_thread(cache.put, key, reply)
-        return reply
-
-    async def _sent(self, request: Request) -> Reply:
+    async def _sent(self, call: Call) -> Reply:
         """Ask the endpoint, as often as it takes; waiting for a retry keeps the slot, which spares a failing one."""
-        worst_usd = worst_case_usd(request, self.settings)
+        worst_usd = call.worst_case_usd(self.settings)
         failures, retry = 0, False
         async with self._connection() as connection:
             while True:
                 dialect = self._dialect
-                outcome = await self._attempt(connection, request, dialect, worst_usd, retry=retry)
+                outcome = await self._attempt(connection, call, dialect, worst_usd, retry=retry)
                 if isinstance(outcome, Reply):
                     return outcome
                 retry = True
-                if better := adapted(dialect, outcome, request):
+                if better := call.adapted(dialect, outcome):
                     _log.info("%s %s: %s", self.settings.base_url, outcome.what, outcome.said)
                     self._dialect = better
                     continue
@@ -242,13 +192,13 @@ class ChatClient:
                 self._idle.append(connection)
 
     async def _attempt(
-        self, connection: httpx.AsyncClient, request: Request, dialect: Dialect, worst_usd: float, *, retry: bool
+        self, connection: httpx.AsyncClient, call: Call, dialect: Dialect, worst_usd: float, *, retry: bool
     ) -> Reply | Failure:
         await self._pacer.turn()
         await self._meter.admit(worst_usd, retry=retry)
         reply, may_be_billed = None, True  # as it is where this is cancelled
         try:
-            outcome = await self._exchanged(connection, request, dialect)
+            outcome = await self._exchanged(connection, call, dialect)
             if isinstance(outcome, Reply):
                 hidden = self._key.hidden
                 outcome = replace(outcome, text=hidden(outcome.text), finish_reason=hidden(outcome.finish_reason))
@@ -260,14 +210,14 @@ class ChatClient:
             self._meter.settle(worst_usd, reply, may_be_billed=may_be_billed)
         return outcome
 
-    async def _exchanged(self, connection: httpx.AsyncClient, request: Request, dialect: Dialect) -> Reply | Failure:
+    async def _exchanged(self, connection: httpx.AsyncClient, call: Call, dialect: Dialect) -> Reply | Failure:
         """One POST. Errors become values here, so that none goes on with httpx's request, and its key, behind it."""
         timeout_s = self.settings.timeout_s
-        body = json.dumps(body_of(request, self.settings, dialect), ensure_ascii=False).encode("utf-8", "replace")
+        body = json.dumps(call.body(self.settings, dialect), ensure_ascii=False).encode("utf-8", "replace")
         try:
             # httpx limits each read; an endpoint that sends a byte now and then would hold the slot for ever.
             async with asyncio.timeout(timeout_s):
-                response = await connection.post(f"{self.settings.base_url}/chat/completions", content=body)
+                response = await connection.post(f"{self.settings.base_url}{call.path}", content=body)
         except httpx.ConnectTimeout:
             return Failure("retry", "did not accept a connection in time")
         except (TimeoutError, httpx.TimeoutException):
@@ -276,7 +226,7 @@ class ChatClient:
             return Failure("retry", "cannot be reached", str(error))
         except httpx.RequestError as error:
             return Failure("retry", "broke off before the whole answer was there", str(error), may_be_billed=True)
-        answer = read_answer(response.status_code, response.content, request, self.settings)
+        answer = call.read(response.status_code, response.content, self.settings)
         if isinstance(answer, Failure) and answer.kind == "retry":
             return replace(answer, retry_after_s=retry_after_s(response.headers.get("retry-after"), self._clock.wall()))
         return answer

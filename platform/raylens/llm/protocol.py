@@ -48,15 +48,15 @@ class Failure:
     """An attempt that gave no answer.
 
     Attributes:
-        kind: ``retry`` may succeed if repeated; ``key``, ``credit``, ``address`` and ``model`` concern every call;
-            ``request`` and ``too_long`` this one.
+        kind: ``retry`` may succeed if repeated; ``key``, ``credit``, ``address`` and ``model`` concern every call,
+            ``losses`` every one for losses; ``request`` and ``too_long`` this one.
         what: What happened, to follow the endpoint's name in a sentence.
         said: What the endpoint wrote, on one line.
         retry_after_s: The wait it asked for.
         may_be_billed: The answer was made, or may have been.
     """
 
-    kind: Literal["retry", "key", "credit", "address", "model", "request", "too_long"]
+    kind: Literal["retry", "key", "credit", "address", "model", "losses", "request", "too_long"]
     what: str
     said: str = ""
     retry_after_s: float | None = None
@@ -94,13 +94,31 @@ def adapted(dialect: Dialect, failure: Failure, request: Request) -> Dialect | N
     return None
 
 
-def read_answer(status: int, content: bytes, request: Request, settings: EndpointSettings) -> Reply | Failure:
-    """What the endpoint said.
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """An answer as far as all paths have it in common.
+
+    Attributes:
+        choice: The first of ``choices``.
+        finish_reason: Where it says one.
+        prompt_tokens: 0 where they are not counted.
+        completion_tokens: Likewise.
+        cost_usd: None where it is not known.
+    """
+
+    choice: Mapping[str, Any]
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+
+def completed(status: int, content: bytes, settings: EndpointSettings) -> Completed | Failure:
+    """What the endpoint said, whichever path was asked.
 
     Args:
         status: Of the HTTP response.
         content: Its body, whole as far as HTTP can tell.
-        request: What was asked.
         settings: For the prices.
     """
     answer: Any
@@ -117,26 +135,45 @@ def read_answer(status: int, content: bytes, request: Request, settings: Endpoin
         code = _error_of(answer).get("code")
         inner = code if isinstance(code, int) and 400 <= code < 600 else 500
         return _refusal(inner, answer, content)
-    try:
-        choice = choices[0]  # whatever is not a list of objects ends below
-        message = choice["message"]
-        text = _text(message.get("content"))
-        finish = choice.get("finish_reason")
-    except (TypeError, KeyError, IndexError, AttributeError):
-        return Failure("retry", "sent JSON that is no chat completion", _line(content), may_be_billed=True)
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return _no_completion(content)
+    finish = choice.get("finish_reason")
     if finish == "error":  # OpenRouter: the model's provider failed half-way
         return Failure("retry", "sent an answer that broke off with an error", _line(content), may_be_billed=True)
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    return Completed(
+        choice,
+        finish if isinstance(finish, str) else "stop",
+        prompt or 0,
+        completion or 0,
+        _cost(usage.get("cost"), prompt, completion, settings),
+    )
+
+
+def read_answer(status: int, content: bytes, request: Request, settings: EndpointSettings) -> Reply | Failure:
+    """What ``/chat/completions`` said to ``request``; see :func:`completed`."""
+    answer = completed(status, content, settings)
+    if isinstance(answer, Failure):
+        return answer
+    try:
+        text = _text(answer.choice["message"].get("content"))
+    except (TypeError, KeyError, AttributeError):  # whatever is not a list of objects
+        return _no_completion(content)
     return Reply(
         text=text,
-        logprobs=_logprobs(choice.get("logprobs")) if request.top_logprobs else None,
-        prompt_tokens=prompt or 0,
-        completion_tokens=completion or 0,
-        cost_usd=_cost(usage.get("cost"), prompt, completion, settings),
-        finish_reason=finish if isinstance(finish, str) else "stop",
+        logprobs=_logprobs(answer.choice.get("logprobs")) if request.top_logprobs else None,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        cost_usd=answer.cost_usd,
+        finish_reason=answer.finish_reason,
     )
+
+
+def _no_completion(content: bytes) -> Failure:
+    return Failure("retry", "sent JSON that is no chat completion", _line(content), may_be_billed=True)
 
 
 def _refusal(status: int, answer: Any, content: bytes) -> Failure:
@@ -206,7 +243,7 @@ def _logprobs(value: Any) -> tuple[TokenLogprob, ...] | None:
     """Rows of ``choices[0].logprobs.content``; None where any is not as the protocol says."""
     try:
         rows = tuple(
-            TokenLogprob(_whole(row["token"]), _finite(row["logprob"]), _likeliest(row.get("top_logprobs") or ()))
+            TokenLogprob(_whole(row["token"]), finite(row["logprob"]), _likeliest(row.get("top_logprobs") or ()))
             for row in value["content"]
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
@@ -217,13 +254,14 @@ def _logprobs(value: Any) -> tuple[TokenLogprob, ...] | None:
 def _likeliest(alternatives: Any) -> dict[str, float]:
     top: dict[str, float] = {}
     for one in alternatives:
-        token, value = _whole(one["token"]), _finite(one["logprob"])
+        token, value = _whole(one["token"]), finite(one["logprob"])
         # Different bytes may be shown as one text; the likelier stands for it.
         top[token] = max(value, top.get(token, -math.inf))
     return top
 
 
-def _finite(value: Any) -> float:
+def finite(value: Any) -> float:
+    """A log-probability; ValueError, TypeError or OverflowError where it is none."""
     number = float(value)
     if math.isnan(number) or number == math.inf:
         raise ValueError("a log-probability is a number")

@@ -38,6 +38,12 @@ def error_for(failure: Failure, attempts: int, settings: EndpointSettings, *, ha
         case "model":
             hint = f"check the model's name ({settings.model}) and the base URL, which usually ends in /v1."
             return EndpointRefusedError(f"{what}.", hint=hint)
+        case "losses":
+            hint = (
+                "vLLM and SGLang give them (at /v1/completions, with echo and logprobs); or let a model of your own "
+                "be the judge (provider offline), or leave surprisal out."
+            )
+            return EndpointRefusedError(f"{what}.", hint=hint)
         case "too_long":
             hint = "give fewer or shorter examples, or a model with a longer context."
             return ContextTooLongError(f"{what}.", hint=hint)

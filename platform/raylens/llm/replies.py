@@ -1,7 +1,8 @@
 """Answers already paid for: one file each, named by everything that determines it.
 
-The key is the SHA-256 of base URL, model and request as canonical JSON. No API key and no prompt is
-stored. What is damaged counts as missing, and is written again.
+The key is the SHA-256 of base URL, model and request as canonical JSON (of a local model, what its
+files hold in place of the URL). No API key and no prompt is stored. What is damaged counts as
+missing, and is written again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,9 +21,22 @@ from raylens.store.files import Files
 _FORMAT = 1
 
 
-def request_key(settings: EndpointSettings, request: Request) -> str:
+Who = EndpointSettings | Mapping[str, str]
+"""An endpoint, or all that determines what another model answers, by name."""
+
+
+def request_key(who: Who, request: Request) -> str:
     """Hexadecimal SHA-256 of all that determines the answer; limits, prices and budgets do not."""
-    return _digest({"base_url": settings.base_url, "model": settings.model, "request": asdict(request)})
+    return _digest({**_who(who), "request": asdict(request)})
+
+
+def losses_key(who: Who, context: str, text: str) -> str:
+    """Hexadecimal SHA-256 of all that determines the losses of ``text`` after ``context``."""
+    return _digest({**_who(who), "losses": {"context": context, "text": text}})
+
+
+def _who(who: Who) -> Mapping[str, str]:
+    return {"base_url": who.base_url, "model": who.model} if isinstance(who, EndpointSettings) else who
 
 
 class ReplyCache:

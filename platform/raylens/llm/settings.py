@@ -1,4 +1,4 @@
-"""Which endpoint to call and how much of it: everything except the key.
+"""Which chat model to ask and how: an endpoint (everything except the key), or a model of one's own.
 
 A key is never part of the settings, so that they can be stored, logged, sent to Ray workers and
 printed in errors. It is read from the environment of the process that opens the client.
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from raylens.config import Config
+from raylens.config import Config, DType, Quantization
 from raylens.errors import InputError
 from raylens.store.redact import is_secret, scrub
 
@@ -148,6 +148,35 @@ class EndpointSettings(Config):
     def may_send_key(self) -> bool:
         """Only where nobody on the way can read it: over https, or on the own network."""
         return self.is_local or self.base_url.startswith("https://")
+
+
+class OfflineSettings(Config):
+    """One model that runs on this Ray cluster, with nothing asked of anybody else."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """``raylens/pico``, a local folder that every node sees, or a hub id; its weights are safetensors."""
+    provider: Literal["offline"] = "offline"
+    revision: str | None = None
+    dtype: DType = "auto"
+    quantization: Quantization | None = None
+    device: str = "auto"
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of prompt and answer together; less where the model takes less."""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Questions answered together by one copy of the model."""
+    num_gpus: Annotated[int, Field(ge=0)] | None = None
+    """GPUs used at most; by default all of the cluster."""
+    gpus_per_copy: Annotated[int, Field(ge=1)] = 1
+    """GPUs of one node that a copy's layers are spread over; fewer where there are fewer."""
+
+    @property
+    def max_concurrency(self) -> int:
+        """Questions that are worth asking at a time."""
+        return 4 * self.max_batch
+
+
+ChatSettings = EndpointSettings | OfflineSettings
+"""Both have ``model``, ``provider``, ``max_model_len`` and ``max_concurrency``."""
 
 
 class Key:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
-from raylens.chat import Reply, Request
+from raylens.chat import Reply
 from raylens.llm.errors import BudgetReached
 from raylens.llm.settings import EndpointSettings
 
@@ -36,19 +37,24 @@ class Usage:
     unpriced: int = 0
     lost_usd: float = 0.0
 
+    def plain(self) -> dict[str, float]:
+        """As JSON values, costs in hundredths of a cent."""
+        values = {one.name: getattr(self, one.name) for one in fields(Usage)}
+        return values | {name: round(values[name], 4) for name in ("usd", "lost_usd")}
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(Usage)})
 
 
-def worst_case_usd(request: Request, settings: EndpointSettings) -> float:
-    """An upper bound on what ``request`` costs; 0 without prices.
+def worst_case_usd(texts: Iterable[str], max_tokens: int, settings: EndpointSettings) -> float:
+    """An upper bound on what it costs to send ``texts`` and get ``max_tokens`` back; 0 without prices.
 
     A token is at least a byte of text, and chat templates add a few of their own.
     """
     if settings.prices is None:
         return 0.0
-    prompt = 64 + sum(16 + len(m.content.encode("utf-8", "replace")) for m in request.messages)
-    return settings.prices.cost_usd(prompt, request.max_tokens)
+    prompt = 64 + sum(16 + len(text.encode("utf-8", "replace")) for text in texts)
+    return settings.prices.cost_usd(prompt, max_tokens)
 
 
 class Meter:

@@ -17,7 +17,7 @@ from raylens.errors import InputError
 from raylens.examples.excerpt import Excerpt
 from raylens.explain.prompts import Prompts, load_prompts
 
-PROMPT_NAMES = ("detection", "fuzz", "simulation", "intruder", "surprisal")
+PROMPT_NAMES = ("detection", "fuzz", "simulation", "intruder", "surprisal", "concept")
 
 
 @dataclass(frozen=True)

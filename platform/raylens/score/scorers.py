@@ -8,7 +8,7 @@ from typing import Protocol
 from raylens.chat import Reply
 from raylens.errors import UnknownNameError
 from raylens.examples.excerpt import Excerpt
-from raylens.score import detection, embedding, fuzz, intruder, recall, rule, simulation, surprisal
+from raylens.score import concept, detection, embedding, fuzz, intruder, recall, rule, simulation, surprisal
 from raylens.score.metrics import Metric
 from raylens.score.questions import Answered, Answers, Question, ScorerSettings, Unreadable
 
@@ -40,6 +40,7 @@ CHAT: Mapping[str, ChatScorer] = {
     recall.SCORER: recall,
     simulation.SCORER: simulation,
     intruder.SCORER: intruder,
+    concept.SCORER: concept,
 }
 NAMES = (*CHAT, surprisal.SCORER, embedding.SCORER, rule.SCORER)
 

@@ -4,6 +4,7 @@ A workspace is one folder, on a local disk or in an object store (``s3://bucket/
 
     raylens.json                          schema version of everything below
     replies/…                             answers of language models, by what was asked (raylens.llm.replies)
+    labels/…                              what people say of features (labels.py), a journal (journal.py)
     runs/<run_id>.json                    one record a run, rewritten by its heartbeat (runs.py)
     caches/<cache_id>/cache.json          identity of the cache and what is known of its model (workspace.py)
     caches/<cache_id>/lock/<token>.json   who may write it (lock.py)
@@ -13,6 +14,8 @@ A workspace is one folder, on a local disk or in an object store (``s3://bucket/
     caches/<cache_id>/generations/<hash>/ merged files, in a folder named by what they are made of
     caches/<cache_id>/generations/<gen>/  manifest.json: all files of one generation (manifest.py)
     caches/<cache_id>/findings/<kind>/…   explanations and scores, a folder a pass (findings.py)
+    caches/<cache_id>/pieces/<key>/…      excerpts as sentence embeddings, and their index (piece_vectors.py)
+    caches/<cache_id>/search/<sae key>/…  all explanations of an SAE in one file, for searches (phrases.py)
     caches/<cache_id>/current.json        which generation readers see: the one pointer that is ever switched
 
 Readers never list folders to find data: they follow ``current.json`` to a manifest. Writers pass

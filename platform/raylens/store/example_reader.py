@@ -7,7 +7,7 @@ kept between batches is bounded: the parsed windows of the last ones, and three 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
@@ -66,9 +66,27 @@ class NegativeSource(Protocol):
     def __call__(self, drawn: Drawn) -> NDArray[np.int64]: ...
 
 
+SourceFor = Callable[["ExampleReader"], NegativeSource]
+"""Makes the source of one reader's negatives: what fires where is known to the reader alone."""
+
+
 def at_random(drawn: Drawn) -> NDArray[np.int64]:
     """Any silent pieces, without replacement."""
     return random_negatives(drawn.candidates, drawn.active, drawn.n, drawn.rng)
+
+
+def random_source(_: ExampleReader) -> NegativeSource:
+    """:func:`at_random`, for any reader."""
+    return at_random
+
+
+def require_unpacked(reader: CacheReader) -> None:
+    """Raise InputError where windows run across documents, which are what keeps examples apart."""
+    if reader.info["identity"]["pack"]:
+        raise InputError(
+            f"cache {reader.cache_id} was packed: its windows run across documents, which keep examples apart.",
+            hint="cache the text again without --pack.",
+        )
 
 
 class ExampleReader:
@@ -78,7 +96,7 @@ class ExampleReader:
         reader: The cache.
         sae: Whose features.
         config: Lengths, numbers, samplings, seed.
-        negatives: Where silent pieces come from; at random by default.
+        negatives: Makes the source of silent pieces, when all else of the reader is there; at random by default.
 
     Raises:
         InputError: The cache was packed, or is too small to be split by document.
@@ -86,18 +104,12 @@ class ExampleReader:
     """
 
     def __init__(
-        self, reader: CacheReader, sae: SaeId, config: ExampleConfig, negatives: NegativeSource = at_random
+        self, reader: CacheReader, sae: SaeId, config: ExampleConfig, negatives: SourceFor = random_source
     ) -> None:
-        info = reader.info
-        if info["identity"]["pack"]:
-            raise InputError(
-                f"cache {reader.cache_id} was packed: its windows run across documents, which keep examples apart.",
-                hint="cache the text again without --pack.",
-            )
+        require_unpacked(reader)
         reader.d_sae(sae)
         self.reader, self.sae, self.config = reader, sae, config
-        self.n_prefix = len(info["prefix_ids"])
-        self._negatives = negatives
+        self.n_prefix = len(reader.info["prefix_ids"])
         self._kept: OrderedDict[int, WindowTokens] = OrderedDict()
         doc_id, n_tokens = reader.window_sizes()
         n_text = n_tokens - self.n_prefix
@@ -108,6 +120,7 @@ class ExampleReader:
                 f"cache {reader.cache_id} has too few documents to keep explaining and scoring apart.",
                 hint=f"cache more text: at least two documents of {config.example_ctx_len} tokens, better hundreds.",
             )
+        self.negatives = negatives(self)
 
     def sets(self, features: Iterable[int], batch: int = 32) -> Iterator[tuple[int, ExampleSets | Unusable]]:
         """Each feature with its examples, or why it has none, in the order given.
@@ -124,7 +137,7 @@ class ExampleReader:
                 yield feature, self._cut(one) if isinstance(one, _Choice) else one
 
     def excerpts(self, numbers: Sequence[int] | NDArray[np.int64]) -> list[Excerpt]:
-        """Pieces by number, as text on which nothing fires: what an index of all pieces is built from."""
+        """Pieces by number, as text on which nothing fires."""
         window, piece = self.universe.places(np.asarray(numbers, np.int64))
         self._load(np.unique(window).tolist())
         return [
@@ -164,7 +177,7 @@ class ExampleReader:
             shown.append((pieces.take(own[picked]), band))
             rng = feature_rng(config.seed, str(self.sae), feature, f"{side} negatives")
             drawn = Drawn(feature, self._candidates[test], active, active[own[picked]], config.n_non_activating, rng)
-            silent.append(self._negatives(drawn))
+            silent.append(self.negatives(drawn))
         rate = len(pieces) / len(self.universe)
         return _Choice(rows, (shown[0], shown[1]), (silent[0], silent[1]), float(pieces.peak.max()), rate)
 

@@ -113,6 +113,14 @@ class Findings:
         self.cache.files.commit(f"{self.folder}/{name}.json", row.model_dump_json().encode())
         return row
 
+    def discard(self) -> None:
+        """Remove all that this pass has found, rows before the files they speak of; the same command finds it anew."""
+        files = self.cache.files
+        for one in list(files.scan(self.folder)):
+            if one.path.endswith(".json"):
+                files.discard(one.path)
+        files.delete(self.folder, recursive=True)
+
     def read(self) -> pa.Table:
         """Everything found so far, in order of feature.
 
@@ -158,6 +166,21 @@ def findings_of(cache: CacheStore, sae: SaeId, kind: FindingKind, feature: int) 
             with TableFile(cache.files, row.path, remedy=_REMEDY) as file:
                 found += [one for one in file.read().to_pylist() if one["feature"] == feature]
     return found
+
+
+def batches(cache: CacheStore, sae: SaeId, kind: FindingKind) -> dict[str, str | None]:
+    """Files of every pass over one SAE, by ``<pass>/<name>``; None where its features gave no rows.
+
+    One listing and nothing opened: a file is whole once its row is there.
+    """
+    folder = f"{_folder(cache, kind)}/{sae.key}"
+    paths = {one.path for one in cache.files.scan(folder) if not one.temporary}
+    rows = sorted(path for path in paths if path.endswith(".json") and not path.endswith(f"/{_SETTINGS}"))
+    files = {path: f"{path.removesuffix('.json')}.parquet" for path in rows}
+    return {
+        path.removeprefix(f"{folder}/").removesuffix(".json"): file if file in paths else None
+        for path, file in files.items()
+    }
 
 
 def findings_folders(cache: CacheStore, sae: SaeId) -> list[str]:

@@ -16,18 +16,33 @@ from raylens.ids import SaeId
 from raylens.store.disk import Stored
 from raylens.store.files import Files
 from raylens.store.findings import findings_folders
+from raylens.store.journal import any_journal, journal_folders
 from raylens.store.lock import holder
 from raylens.store.manifest import Manifest
+from raylens.store.phrases import search_folder
+from raylens.store.piece_vectors import superseded_pieces
 from raylens.store.runs import find_run
 from raylens.store.usage import Usage, du
 from raylens.store.workspace import CacheStore, Workspace
 
-__all__ = ["GRACE_S", "Collected", "Removal", "Usage", "du", "gc", "remove_cache", "remove_run", "remove_sae"]
+__all__ = [
+    "GRACE_S",
+    "Collected",
+    "Removal",
+    "Usage",
+    "du",
+    "gc",
+    "remove_cache",
+    "remove_run",
+    "remove_sae",
+    "remove_unfinished",
+]
 
 GRACE_S = 24 * 3600.0
 """How long a reader that began before may go on reading what is superseded."""
 
-_SHARDED = frozenset({"shards", "windows", "documents", "findings"})
+_SHARDED = frozenset({"shards", "windows", "documents", "findings", "pieces"})
+_DATA = (".parquet", ".npy", ".faiss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,7 @@ class Removal:
         path: Relative to the workspace.
         bytes: Its size.
         reason: ``superseded generation``, ``unfinished generation``, ``unfinished file``, ``shard without
-            a row``, ``removed cache`` or ``stale stop request``.
+            a row``, ``superseded pieces``, ``removed cache``, ``stale stop request`` or ``rolled into another``.
     """
 
     path: str
@@ -100,6 +115,13 @@ def remove_cache(workspace: Workspace, name: str) -> str:
     return cache.cache_id
 
 
+def remove_unfinished(cache: CacheStore) -> None:
+    """Remove what a failed run wrote of a cache that does not exist yet, its lock aside; by who holds that lock."""
+    folders = [f"{cache.folder}/{name}" for name in cache.files.folders(cache.folder)]
+    cache.files.delete(cache.current_path)
+    _remove_folders(cache.files, [folder for folder in folders if folder != cache.lock_folder])
+
+
 def remove_sae(workspace: Workspace, name: str, sae: SaeId) -> str:
     """Remove one SAE of a cache with all its files, at once; returns the cache's id.
 
@@ -113,7 +135,7 @@ def remove_sae(workspace: Workspace, name: str, sae: SaeId) -> str:
         known = {*cache.saes(), *(manifest.saes if manifest else ())}
         if sae not in known:
             raise UnknownNameError.among("SAE of this cache", str(sae), map(str, known))
-        gone = {cache.shard_folder(sae), *findings_folders(cache, sae)}
+        gone = {cache.shard_folder(sae), *findings_folders(cache, sae), search_folder(cache, sae)}
         if manifest and sae in manifest.saes:
             rest = manifest.without(sae)
             cache.publish(rest, lock)
@@ -205,6 +227,7 @@ def _rubbish(cache: CacheStore, before: float) -> list[Removal]:
         *(Removal(one.path, one.size, "unfinished file") for one in old if one.temporary),
         *_old_generations(cache, content, before),
         *_unlisted_shards(cache, whole, {one.path for one in content}),
+        *_old_pieces(cache, content, before),
     ]
 
 
@@ -216,7 +239,7 @@ def _is_only_a_lock(cache: CacheStore) -> bool:
 def _unlisted_shards(cache: CacheStore, whole: list[Stored], paths: set[str]) -> Iterator[Removal]:
     for one in whole:
         part = one.path.removeprefix(f"{cache.folder}/").partition("/")[0]
-        if part in _SHARDED and one.path.endswith(".parquet") and _row_of(one.path) not in paths:
+        if part in _SHARDED and one.path.endswith(_DATA) and _row_of(one.path) not in paths:
             yield Removal(one.path, one.size, "file without a row")
 
 
@@ -252,6 +275,20 @@ def _old_generations(cache: CacheStore, content: list[Stored], before: float) ->
                     yield Removal(one.path, one.size, reason)
 
 
+def _old_pieces(cache: CacheStore, content: list[Stored], before: float) -> Iterator[Removal]:
+    """Embedded pieces, and indexes of them, of merged windows that the current manifest does not list."""
+    try:
+        manifest = cache.manifest()
+    except DamagedFileError:
+        return
+    if manifest is None or any(one.path == cache.current_path and one.modified >= before for one in content):
+        return  # a reader may have begun before the switch
+    stale = superseded_pieces(cache, manifest, [one.path for one in content if not one.temporary])
+    for one in content:
+        if one.path in stale and one.modified < before:
+            yield Removal(one.path, one.size, "superseded pieces")
+
+
 def _superseded_by(cache: CacheStore, current: Manifest | None, generation: str) -> set[str]:
     """What an earlier generation than ``current`` consisted of, if ``generation`` is one."""
     path = cache.manifest_path(generation)
@@ -269,7 +306,7 @@ def _listed(manifest: Manifest) -> set[str]:
 
 
 def _row_beside(path: str) -> str:
-    return path.removesuffix(".parquet") + ".json"
+    return f"{path.rpartition('.')[0]}.json"
 
 
 def _outside_caches(workspace: Workspace, before: float) -> list[Removal]:
@@ -279,7 +316,11 @@ def _outside_caches(workspace: Workspace, before: float) -> list[Removal]:
     found = [*files.scan(recursive=False), *(one for name in folders for one in files.scan(name))]
     old = [one for one in found if one.modified < before]
     stops = [one for one in old if one.path.startswith("runs/") and one.path.endswith(".stop")]
+    journals = [any_journal(files, folder) for folder in journal_folders()]
+    # A segment's own age says nothing: a reader may have listed it just before it was rolled into another.
+    rolled = {one.path for journal in journals for one in journal.superseded(before)}
     return [
         *(Removal(one.path, one.size, "unfinished file") for one in old if one.temporary),
         *(Removal(one.path, one.size, "stale stop request") for one in stops if one.path not in running),
+        *(Removal(one.path, one.size, "rolled into another") for one in old if one.path in rolled),
     ]

@@ -18,7 +18,15 @@ from raylens.errors import DamagedFileError
 from raylens.ids import SaeId
 
 Kind = Literal[
-    "windows", "documents", "activations", "feature_stats", "logits", "neighbours", "cofiring", "map"
+    "windows",
+    "documents",
+    "activations",
+    "feature_stats",
+    "logits",
+    "neighbours",
+    "cofiring",
+    "map",
+    "encoder_neighbours",
 ]  # the tables of raylens.schema
 
 

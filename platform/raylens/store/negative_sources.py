@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -20,6 +21,7 @@ _NEIGHBOURS: Final = 10
 _TABLES: Final[Mapping[str, tuple[Kind, str]]] = {
     "co-occurrence": ("cofiring", "other"),
     "decoder": ("neighbours", "neighbour"),
+    "encoder": ("encoder_neighbours", "neighbour"),
 }
 
 
@@ -49,16 +51,24 @@ class NeighbourNegatives:
     def __call__(self, drawn: Drawn) -> NDArray[np.int64]:
         hands = [self._numbers(one) for one in self._relatives(drawn.feature)[:_NEIGHBOURS]]
         found = neighbour_negatives(drawn.candidates, drawn.active, hands, drawn.n, drawn.rng)
-        if len(found) == drawn.n:
-            return found
-        others = np.setdiff1d(drawn.candidates, found)
-        rest = at_random(Drawn(drawn.feature, others, drawn.active, drawn.shown, drawn.n - len(found), drawn.rng))
-        self.filled[drawn.feature] = self.filled.get(drawn.feature, 0) + len(rest)
-        return np.concatenate([found, rest])
+        return fill_up(found, drawn, self.filled)
+
+
+def fill_up(found: NDArray[np.int64], drawn: Drawn, filled: dict[int, int]) -> NDArray[np.int64]:
+    """``found`` and as many random pieces as are still wanted, which are added to the feature's count in ``filled``."""
+    if len(found) == drawn.n:
+        return found
+    others = np.setdiff1d(drawn.candidates, found)
+    rest = at_random(replace(drawn, candidates=others, n=drawn.n - len(found)))
+    if len(rest):
+        filled[drawn.feature] = filled.get(drawn.feature, 0) + len(rest)
+    return np.concatenate([found, rest])
 
 
 def stored_relatives(reader: CacheReader, sae: SaeId, kind: str) -> Callable[[int], Sequence[int]]:
-    """Relatives of each feature from the table that the merge made: ``co-occurrence`` or ``decoder``.
+    """Relatives of each feature from the table that the merge made.
+
+    ``kind`` is ``co-occurrence``, ``decoder`` or ``encoder``.
 
     Raises:
         InputError: The cache has no such table.
@@ -67,7 +77,7 @@ def stored_relatives(reader: CacheReader, sae: SaeId, kind: str) -> Callable[[in
     if next(reader.manifest.of(table, sae), None) is None:
         raise InputError(
             f"cache {reader.cache_id} has no {table} of {sae}, which {kind} neighbours are taken from.",
-            hint="run raylens merge again, or choose another --neighbours_type.",
+            hint="run raylens merge again, which makes it, or choose another --neighbours_type.",
         )
 
     def relatives(feature: int) -> list[int]:
@@ -79,5 +89,5 @@ def stored_relatives(reader: CacheReader, sae: SaeId, kind: str) -> Callable[[in
 
 
 def given_relatives(table: Mapping[int, Sequence[int]]) -> Callable[[int], Sequence[int]]:
-    """Relatives computed elsewhere, for example by the encoder's directions."""
+    """Relatives computed elsewhere."""
     return lambda feature: table.get(feature, ())

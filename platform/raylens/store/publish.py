@@ -18,7 +18,7 @@ from raylens.store.parts import made, part
 from raylens.store.windows import WindowsShard
 from raylens.store.workspace import CacheStore
 
-_OF_FEATURES: Final = frozenset({"logits", "neighbours", "cofiring", "map"})
+_OF_FEATURES: Final = frozenset({"logits", "neighbours", "encoder_neighbours", "cofiring", "map"})
 
 
 def feature_table(cache: CacheStore, sae: SaeId, kind: Kind, made_from: Mapping[str, object]) -> FileEntry | None:
@@ -29,7 +29,7 @@ def feature_table(cache: CacheStore, sae: SaeId, kind: Kind, made_from: Mapping[
 def write_feature_table(
     cache: CacheStore, sae: SaeId, kind: Kind, table: pa.Table, made_from: Mapping[str, object]
 ) -> FileEntry:
-    """Write ``logits``, ``neighbours``, ``cofiring`` or ``map`` of one SAE, to be given to :func:`finish_merge`.
+    """Write a table about the features of one SAE (``logits``, ``neighbours`` …), to be given to :func:`finish_merge`.
 
     Args:
         cache: Where to.

@@ -53,6 +53,7 @@ class CacheReader:
                 f"cache {cache.cache_id} holds nothing to read yet.",
                 hint="its first merge has not finished; raylens runs shows how far it is.",
             )
+        self.cache = cache
         self.cache_id = cache.cache_id
         self.manifest = manifest
         self.info = cache.info()
@@ -187,6 +188,11 @@ class CacheReader:
         """Document and number of tokens (prefix included) of every window, ``[n_windows]`` each."""
         with self._turn:
             return self._texts.sizes()
+
+    def documents(self, columns: Sequence[str]) -> pa.Table:
+        """Columns of ``schema.DOCUMENTS``, a row a document in order of ``doc_id``."""
+        with self._turn:
+            return self._texts.documents(columns)
 
     def windows(self, window_ids: Iterable[int], columns: Sequence[str] | None = None) -> pa.Table:
         """``schema.WINDOWS``, a row for each id, in the order given.

@@ -83,6 +83,10 @@ class Texts:
                     found[doc_id] = (rows["source"][row].as_py(), rows["path"][row].as_py())
         return found
 
+    def documents(self, columns: Sequence[str]) -> pa.Table:
+        """Columns of ``schema.DOCUMENTS``, in order of ``doc_id``."""
+        return pa.concat_tables([self._opened(path).read(columns=columns) for path in self._documents])
+
     def _read_documents(self, path: str, group: int) -> tuple[np.ndarray, pa.Table]:
         rows = self._opened(path).read_group(group, ["doc_id", "source", "path"])
         return rows["doc_id"].to_numpy(), rows

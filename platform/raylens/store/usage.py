@@ -20,9 +20,9 @@ class Usage:
         name: The cache's ``--name``, where it has one.
         sae: ``str(SaeId)``; None where the files belong to no single SAE.
         kind: A table that readers see (``activations``, ``windows`` …), ``shards`` (what reruns and merges
-            read), ``superseded`` (merged files that no reader starts on, or of a merge that has not ended),
-            ``unfinished``, ``state`` (small files of the store itself), or a folder outside caches
-            (``runs``, ``records``, ``saes``).
+            read), ``pieces`` (embedded, and their index), ``superseded`` (merged files that no reader starts on,
+            or of a merge that has not ended), ``unfinished``, ``state`` (small files of the store itself), or
+            a folder outside caches (``runs``, ``records``, ``saes``).
         files: Number of files.
         bytes: Their size.
     """
@@ -68,14 +68,14 @@ def _kind(cache: CacheStore, one: Stored, keys: dict[str, str]) -> tuple[str | N
     if one.temporary:
         return None, "unfinished"
     part, _, rest = one.path.removeprefix(f"{cache.folder}/").partition("/")
-    if part == "shards":
+    if part in {"shards", "search"}:
         key = rest.partition("/")[0]
-        return keys.get(key, key), "shards"
+        return keys.get(key, key), part
     if part == "findings":
         kind, _, rest = rest.partition("/")
         key = rest.partition("/")[0]
         return keys.get(key, key), kind
-    if part in {"windows", "documents"}:
+    if part in {"windows", "documents", "pieces"}:
         return None, part
     if part == "generations" and not one.path.endswith(".json"):
         return None, "superseded"

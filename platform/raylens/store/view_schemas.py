@@ -29,6 +29,7 @@ BY_SAE: Final[Mapping[str, pa.Schema]] = {
     "feature_stats": schema.FEATURE_STATS,
     "logits": schema.LOGITS,
     "neighbours": schema.NEIGHBOURS,
+    "encoder_neighbours": schema.NEIGHBOURS,
     "cofiring": schema.COFIRING,
     "map": schema.MAP,
 }
@@ -71,9 +72,33 @@ RUNS: Final = pa.schema(
     ]
 )
 
+PEOPLE: Final[Mapping[str, pa.Schema]] = {
+    "labels": pa.schema(
+        [
+            SAE,
+            ("feature", pa.int32()),
+            ("label", _TEXT),  # null where there is only a star
+            ("source", _TEXT),  # "human"
+            ("bucket", _TEXT),
+            ("author", _TEXT),
+            ("starred", pa.bool_()),
+            ("updated_at", _TIME),
+        ]
+    ),
+    "notes": pa.schema(
+        [
+            SAE,
+            ("feature", pa.int32()),
+            ("note_id", _TEXT),
+            ("note", _TEXT),
+            ("author", _TEXT),
+            ("created_at", _TIME),
+        ]
+    ),
+}
+"""What people say of features (:mod:`raylens.store.labels`); not about a cache, but about an SAE."""
+
 _LATER: Final[Mapping[str, pa.Schema]] = {
-    "labels": pa.schema([SAE, ("feature", pa.int32()), ("label", _TEXT), ("source", _TEXT), ("bucket", _TEXT)]),
-    "notes": pa.schema([SAE, ("feature", pa.int32()), ("note", _TEXT), ("author", _TEXT), ("created_at", _TIME)]),
     "audit_runs": pa.schema(
         [
             ("run_id", _TEXT),
@@ -112,6 +137,7 @@ VIEWS: Final[Mapping[str, pa.Schema]] = {
     **{name: pa.schema([CACHE_ID, SAE, *table]) for name, table in FINDINGS.items()},
     "caches": CACHES,
     "runs": RUNS,
+    **PEOPLE,
     **_LATER,
 }
 """All views by name, each with its columns in order."""

@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from raylens.errors import DamagedFileError, InputError
 from raylens.store.findings import FindingKind, findings_in
+from raylens.store.labels import Labels, Words, as_explanations, tables
 from raylens.store.manifest import Manifest
-from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, FINDINGS, RUNS, VIEWS, duckdb_type
+from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, FINDINGS, PEOPLE, RUNS, VIEWS, duckdb_type
 from raylens.store.workspace import CacheStore, Workspace
 
 _SETTINGS: Final = (
@@ -34,6 +35,8 @@ _SETTINGS: Final = (
     "validate_external_file_cache = 'NO_VALIDATION'",
     "TimeZone = 'UTC'",
 )
+
+_BY_PEOPLE: Final = "explanations by people"
 
 _DAMAGE: Final = ("Invalid Input Error", "Invalid Error", "Internal Error", "IO Error: No files found")
 
@@ -71,15 +74,20 @@ def connect(
     if not workspace.files.local:
         connection.register_filesystem(workspace.files.fs)
     wanted = set(VIEWS if only is None else only)
-    manifests = _manifests(workspace) if wanted - {"runs"} else {}
+    manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE} else {}
+    words = Labels(workspace).read() if wanted & {*PEOPLE, "explanations"} else Words()
+    by_people = tables(words, PEOPLE)
     paths: list[str] = []
     for name in sorted(wanted):
-        if name == "runs":
+        if name in PEOPLE:
+            _make_table(connection, name, by_people[name])
+        elif name == "runs":
             _make_table(connection, name, _runs(workspace))
         elif name == "caches":
             _make_table(connection, name, _caches(workspace, manifests))
         else:
-            paths += _make_view(connection, workspace, name, manifests.values())
+            others = _labels(connection, words, manifests.values()) if name == "explanations" else ()
+            paths += _make_view(connection, workspace, name, manifests.values(), others)
     if locked:
         connection.execute("SET allowed_paths = ?", [paths])
         connection.execute("SET enable_external_access = false")
@@ -92,23 +100,38 @@ def _manifests(workspace: Workspace) -> dict[str, Manifest | None]:
 
 
 def _make_view(
-    connection: duckdb.DuckDBPyConnection, workspace: Workspace, name: str, manifests: Collection[Manifest | None]
+    connection: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
+    name: str,
+    manifests: Collection[Manifest | None],
+    others: Collection[str] = (),
 ) -> list[str]:
-    """Create one view; returns the files it reads."""
+    """Create one view, with the branches ``others`` beside those of files; returns the files it reads."""
     kinds: Mapping[str, FindingKind] = {kind: kind for kind in FINDINGS}
     kind = kinds.get(name)
     branches = _branches(name, manifests) if kind is None else _found(workspace, kind)
     found = [(constants, [workspace.files.native(path) for path in paths]) for constants, paths in branches]
     try:
         try:
-            _union(connection, name, [_branch(*one) for one in found])
+            _union(connection, name, [*(_branch(*one) for one in found), *others])
         except duckdb.Error as error:
             if damage_in(error) is None:
                 raise
-            _union(connection, name, [_sound_branch(connection, name, *one) for one in found])
+            _union(connection, name, [*(_sound_branch(connection, name, *one) for one in found), *others])
     except duckdb.Error as error:
         raise damage_in(error) or error from error
     return [path for _, paths in found for path in paths]
+
+
+def _labels(
+    connection: duckdb.DuckDBPyConnection, words: Words, manifests: Collection[Manifest | None]
+) -> tuple[str, ...]:
+    """Branches of the view ``explanations`` with what people say, from a table that SQL of users cannot name."""
+    said = as_explanations(words, manifests, VIEWS["explanations"])
+    if not said.num_rows:
+        return ()
+    _make_table(connection, _BY_PEOPLE, said)
+    return (f"SELECT * FROM {_named(_BY_PEOPLE)}",)
 
 
 def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collection[str]) -> None:

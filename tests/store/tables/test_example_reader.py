@@ -127,7 +127,7 @@ def test_another_source_of_negatives_is_asked(local_workspace: Workspace, corpus
         asked.append(drawn)
         return np.setdiff1d(drawn.candidates, drawn.active)[-drawn.n :]
 
-    reader = examples(local_workspace, corpus, negatives=last)
+    reader = examples(local_workspace, corpus, negatives=lambda _: last)
     found = next(one for _, one in reader.sets(range(24)) if isinstance(one, ExampleSets))
     train, test = asked[:2]
     assert (np.isin(train.shown, train.active)).all()

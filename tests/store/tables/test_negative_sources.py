@@ -45,7 +45,7 @@ def drawn(
 ) -> tuple[ExampleReader, Any, dict[int, ExampleSets]]:
     plain = ExampleReader(reader, SAE, CONFIG)
     negatives = source(plain)
-    found = ExampleReader(reader, SAE, CONFIG, negatives).sets(range(24))
+    found = ExampleReader(reader, SAE, CONFIG, lambda _: negatives).sets(range(24))
     return plain, negatives, {feature: one for feature, one in found if isinstance(one, ExampleSets)}
 
 
@@ -85,3 +85,5 @@ def test_too_few_are_filled_up_at_random_and_counted(reader: CacheReader) -> Non
 def test_a_table_that_was_not_made_is_said(reader: CacheReader) -> None:
     with pytest.raises(InputError, match="has no neighbours of pico-res/layer_3"):
         stored_relatives(reader, SAE, "decoder")
+    with pytest.raises(InputError, match="has no encoder_neighbours of pico-res/layer_3"):
+        stored_relatives(reader, SAE, "encoder")

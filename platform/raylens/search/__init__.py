@@ -1,0 +1,1 @@
+"""Finding features by what is said of them: by words, and by meaning."""
