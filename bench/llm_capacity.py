@@ -1,9 +1,10 @@
-"""How much of an endpoint's capacity the chat client uses, with its reply cache on the disk.
+"""How much of an endpoint's capacity jobs use: their lane and the chat client, with its reply cache on the disk.
 
 A server in a process of its own answers each call after 200 ms and serves 32 at a time. 500 features
-are asked about as jobs do it: one question for the explanation, then two for the scorers. The
-capacity is what 32 bare connections get from the same server in the same run, one after the other
-on each, with a ready-made request and nothing read but its length. Rounds alternate; medians count.
+are asked about in the batches and through the lane that jobs use: one question for the explanation,
+then two for the scorers. The capacity is what 32 bare connections get from the same server in the
+same run, one after the other on each, with a ready-made request and nothing read but its length.
+Rounds alternate; medians count.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import json
 import multiprocessing as mp
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -22,8 +24,10 @@ from raylens.llm.client import ChatClient
 from raylens.llm.replies import ReplyCache
 from raylens.llm.settings import EndpointSettings
 from raylens.store.files import Files
+from raylens_jobs.lane import Patient, ahead, all_of, run_lane
+from raylens_jobs.passes import batches
 
-DELAY_S, CONCURRENCY, FEATURES, SCORER_CALLS, ROUNDS = 0.2, 32, 500, 2, 3
+DELAY_S, CONCURRENCY, FEATURES, SCORER_CALLS, BATCH, ROUNDS = 0.2, 32, 500, 2, 8, 3
 PROMPT = "an excerpt of thirty-two tokens or so, in which one or two of them are marked as active\n" * 40
 
 
@@ -60,12 +64,21 @@ async def _client(port: int, folder: Path, features: int) -> float:
     settings = EndpointSettings(base_url=f"http://127.0.0.1:{port}/v1", model="bench", max_concurrency=CONCURRENCY)
     began = time.perf_counter()
     async with ChatClient(settings, cache=ReplyCache(Files.open(folder))) as client:
+        patient = Patient(client, CONCURRENCY)
 
         async def feature(index: int) -> None:
-            first = await client.ask(_question(f"{index} explain"))
-            await asyncio.gather(*(client.ask(_question(f"{index} {i} {first.text}")) for i in range(SCORER_CALLS)))
+            first = await patient.ask(_question(f"{index} explain"))
+            await all_of(patient.ask(_question(f"{index} {i} {first.text}")) for i in range(SCORER_CALLS))
 
-        await asyncio.gather(*(feature(index) for index in range(features)))
+        async def ask(batch: Sequence[int]) -> int:
+            return len(await all_of(feature(index) for index in batch))
+
+        async def keep(batch: Sequence[int], answered: int) -> int:
+            assert len(batch) == answered
+            return answered
+
+        most = ahead(BATCH, CONCURRENCY)
+        await run_lane(batches(range(features), BATCH), ask, keep, lambda done: False, patient, most)
         assert (client.usage.calls, client.usage.retries) == (features * (1 + SCORER_CALLS), 0)
     return time.perf_counter() - began
 

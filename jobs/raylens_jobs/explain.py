@@ -50,7 +50,7 @@ from raylens_jobs.passes import (
     stopped_early,
 )
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what the lexical explainer computes: raised, it makes passes anew."""
 _BATCH: Final = 16
 _ASKED_BATCH: Final = 8

@@ -91,8 +91,9 @@ class Patient:
             except EndpointUnavailableError as error:
                 self._lost_in_a_row += 1
                 if self._lost_in_a_row >= _OUTAGE:
-                    self.close()
-                    raise Gone(error.message, hint="what was answered is kept: run the same command again.") from error
+                    gone = Gone(error.message, hint="what was answered is kept: run the same command again.")
+                    self._end(gone)
+                    raise gone from error
                 raise
         self._lost_in_a_row = 0
         return found

@@ -32,7 +32,9 @@ PLANTED = {
     "a class": Rule((Clause(TokenTest("class", "digits")),)),
     "a class soon after a token": Rule((Clause(TokenTest("class", "digits"), within=Within(exact("["), 5)),)),
     "whatever follows a token": Rule((Clause(TokenTest("class", "any"), (exact(":"),)),)),
-    "a token after either of two": Rule((Clause(exact("."), (exact(" self"),)), Clause(exact("."), (exact(" MAX"),)))),
+    "a token after either of two": Rule(
+        (Clause(exact(" None"), (exact("="),)), Clause(exact(" None"), (exact(" yield"),)))
+    ),
     "a token except after another": Rule((Clause(exact(" self"), not_after=exact("(")),)),
     "two tokens before": Rule((Clause(exact("."), (exact(" if"), exact(" self"))),)),
 }

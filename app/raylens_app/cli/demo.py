@@ -133,7 +133,7 @@ def _explain_and_score(
     """
     from raylens.config import ExplainConfig, ScoreConfig
     from raylens.store.findings import passes
-    from raylens_app.cli.explain import run_explain, run_score
+    from raylens_app.cli.passes import run_explain, run_score
     from raylens_app.cli.score_card import score_card
     from raylens_app.cli.selection import readables
 

@@ -39,6 +39,7 @@ from raylens_app.cli import (
     importing,
     label,
     runs,
+    score,
     sql,
     training,
 )
@@ -55,6 +56,7 @@ _GROUPS: Final = (
     feature,
     sql,
     explain,
+    score,
     label,
     training,
     convert,

@@ -51,8 +51,8 @@ def explain_lexically(sets: ExampleSets) -> LexicalExplanation | None:
     """The rule that best tells ``sets.train`` from ``sets.train_negatives``, and active tokens from silent ones.
 
     How many clauses it has, and which shapes of them are in question, is settled with a third of the documents held
-    out; the rule itself is then grown on all, and the best of these shapes is taken. The same sets always give the same answer. Never looks at the
-    test sets.
+    out; the rule itself is then grown on all, and the best of these shapes is taken. The same sets always give the
+    same answer. Never looks at the test sets.
 
     Returns:
         None where nothing lexical was found: no test of a token, alone or in context, speaks for two documents and

@@ -126,7 +126,7 @@ def _told(verbose: bool) -> AbstractContextManager[object]:
 
 
 def _print(done: Mapping[str, Any]) -> None:
-    from raylens_app.cli.explain import print_usage
+    from raylens_app.cli.passes import print_usage
     from raylens_app.cli.score_card import print_card
 
     print_text(f"cache {done['cache_id']}: {done['tokens']:,} tokens")

@@ -62,7 +62,7 @@ def _one_sae(
     from raylens.store.findings import passes
     from raylens.store.reader import CacheReader
     from raylens_app.cli.autointerp.chat import what_is_left
-    from raylens_app.cli.explain import run_explain, run_score
+    from raylens_app.cli.passes import run_explain, run_score
     from raylens_app.cli.score_card import score_card
 
     overwrite, cache = job.parsed.config.overwrite, workspace.cache(one.cache_id)
