@@ -15,6 +15,7 @@ import pytest
 from cache_runs import Made, cache_words, make
 from raylens.config import CacheConfig
 from raylens.errors import DamagedFileError
+from raylens.store.housekeeping import gc
 from raylens.store.runs import read_runs
 from raylens.store.workspace import Workspace
 
@@ -60,7 +61,11 @@ def test_an_encoder_killed_mid_run_changes_nothing(
     made = make(folder, config, kill_one)
     assert killed
     assert made.rows().equals(undisturbed.rows())
+    # What the encoder was writing when it died is no file of the cache, and goes with the next collection.
+    left = {one.path for one in made.workspace.files.scan() if one.temporary}
+    assert {one.path for one in gc(made.workspace, grace_s=0).removals if one.reason == "unfinished file"} == left
     assert not [one.path for one in made.workspace.files.scan() if one.temporary]
+    assert made.rows().equals(undisturbed.rows())
 
 
 @pytest.mark.slow

@@ -31,8 +31,8 @@ def score(
     scorer: Annotated[
         list[str] | None,
         typer.Option(
-            help="rule and embedding ask nobody; detection, fuzz, recall, simulation, intruder and surprisal ask a "
-            "language model; again for more. Default: rule and embedding."
+            help="rule and embedding ask nobody; detection, fuzz, recall, simulation, surprisal, intruder and concept "
+            "ask a language model; again for more. Default: rule and embedding."
         ),
     ] = None,
     judge_model: Annotated[
@@ -72,7 +72,7 @@ def score(
 ) -> None:
     """Measure explanations on excerpts of documents that their explainer did not see, and print the score card.
 
-    Each is also scored on another feature's excerpts (control: shuffled), which shows what chance gives.
+    Each feature is also scored with the explanation of another (control: shuffled), which shows what chance gives.
     """
     from raylens.config import ScoreConfig
     from raylens.store.findings import passes
