@@ -1,4 +1,4 @@
-"""Examples of 100 features out of 24 M activations: 40 to explain, 50 to score, 50 silent ones of each side, with text.
+"""Examples of 100 features out of 24 M activations: 40 to explain, 50 to score and 50 silent ones, with text.
 
 The cache is that of ``queries``. One process, one thread, files in the page cache; the best of a few
 rounds counts, each with a reader of its own, so that nothing parsed is reused. Beside it: what the
@@ -48,7 +48,7 @@ def timed(workspace: Workspace, cache_id: str) -> tuple[float, int]:
     features = often[np.linspace(0, len(often) - 1, FEATURES).round().astype(int)].tolist()
     examples = ExampleReader(reader, SAE, ExampleConfig())
     began = time.perf_counter()
-    found = [sets for _, sets in examples.sets(features)]
+    found = [sets for _, sets in examples.sets(features, parts=("train", "test", "test_negatives"))]
     texts = 0
     for sets in found:
         assert isinstance(sets, ExampleSets), sets

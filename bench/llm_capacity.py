@@ -2,7 +2,7 @@
 
 A server in a process of its own answers each call after 200 ms and serves 32 at a time. 500 features
 are asked about in the batches and through the lane that jobs use: one question for the explanation,
-then two for the scorers. The capacity is what 32 bare connections get from the same server in the
+then six for the scorers. The capacity is what 32 bare connections get from the same server in the
 same run, one after the other on each, with a ready-made request and nothing read but its length.
 Rounds alternate; medians count.
 """
@@ -27,7 +27,7 @@ from raylens.store.files import Files
 from raylens_jobs.lane import Patient, ahead, all_of, run_lane
 from raylens_jobs.passes import batches
 
-DELAY_S, CONCURRENCY, FEATURES, SCORER_CALLS, BATCH, ROUNDS = 0.2, 32, 500, 2, 8, 3
+DELAY_S, CONCURRENCY, FEATURES, SCORER_CALLS, BATCH, ROUNDS = 0.2, 32, 500, 6, 8, 3
 PROMPT = "an excerpt of thirty-two tokens or so, in which one or two of them are marked as active\n" * 40
 
 

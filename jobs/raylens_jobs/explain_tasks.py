@@ -21,7 +21,7 @@ from raylens.explain.explainers import EXPLAINERS, FeatureFacts
 from raylens.explain.lexical import explain_lexically
 from raylens.explain.prompts import Prompts
 from raylens.ids import SaeId, digest
-from raylens.store.example_reader import ExampleReader, Unusable
+from raylens.store.example_reader import TRAIN, ExampleReader, Part, Unusable
 from raylens.store.reader import CacheReader
 from raylens.store.workspace import Workspace
 from raylens_jobs.negatives import negative_source
@@ -56,7 +56,7 @@ def explain_batch(of: Pass, features: list[int]) -> dict[str, int]:
     """Explain some features by rules and store the rows; returns how many ended with each status."""
     rows: list[dict[str, Any]] = []
     now = datetime.now(UTC)
-    for feature, sets in examples_of(of).sets(features, len(features)):
+    for feature, sets in examples_of(of).sets(features, len(features), TRAIN):
         row: dict[str, Any] = {"feature": feature, "run_id": of.run_id, "explainer": "lexical", "created_at": now}
         if isinstance(sets, Unusable):
             rows.append(row | {"status": sets.status, "error": sets.reason, "n_examples": 0, "trimmed": False})
@@ -84,7 +84,8 @@ def requests_batch(of: Pass, features: list[int], explainer: str, prompts: Promp
     asks = EXPLAINERS[explainer]
     facts = _facts(of, features, promoted=asks.shows_promoted)
     found: list[ToAsk] = []
-    for feature, sets in examples_of(of).sets(features, len(features)):
+    parts: tuple[Part, ...] = TRAIN if asks.n_negatives else ("train",)
+    for feature, sets in examples_of(of).sets(features, len(features), parts):
         if isinstance(sets, Unusable):
             found.append(ToAsk(feature, None, 0, trimmed=False, status=sets.status, error=sets.reason))
             continue

@@ -29,7 +29,7 @@ from raylens.score.metrics import Metric
 from raylens.score.questions import Answered, Question, ScorerSettings, feature_seed
 from raylens.score.scorers import CHAT
 from raylens.store.domains import Domain
-from raylens.store.example_reader import Unusable
+from raylens.store.example_reader import TEST, Unusable
 from raylens.store.reader import CacheReader
 from raylens.store.workspace import Workspace
 from raylens_jobs.explain_tasks import examples_of
@@ -140,7 +140,7 @@ def questions_batch(
         # Whole pieces as the corpus was cut, against random ones, whatever the other scorers see.
         config = of.config.model_copy(update={"center_examples": False, "non_activating_source": "random"})
         features = sorted({item.feature for item in items})
-        plain = dict(examples_of(replace(of, config=config)).sets(features, len(features)))
+        plain = dict(examples_of(replace(of, config=config)).sets(features, len(features), TEST))
     for feature, sets, item in _with_examples(of, items):
         found.rows.extend(_direct(of, item, sets, scorers, domain))
         for name in (name for name in scorers if name in CHAT):
@@ -187,7 +187,7 @@ def store_batch(
 
 def _with_examples(of: Pass, items: Sequence[ToScore]) -> Iterator[tuple[int, ExampleSets, ToScore]]:
     features = sorted({item.feature for item in items})
-    for feature, sets in examples_of(of).sets(features, len(features)):
+    for feature, sets in examples_of(of).sets(features, len(features), TEST):
         if isinstance(sets, Unusable):
             continue  # the cache has changed since; the explanation stays unscored
         for item in items:

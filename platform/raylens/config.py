@@ -105,6 +105,11 @@ class CacheConfig(PoolConfig, TextConfig):
     """Allow an SAE that was trained on another model of the same shape."""
 
 
+def _without_repeats(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """What is named twice is done once, or its rows would be stored twice."""
+    return None if values is None else tuple(dict.fromkeys(values))
+
+
 class ExampleConfig(Config):
     """Which excerpts of a feature explainers and scorers see."""
 
@@ -144,6 +149,8 @@ class ExplainConfig(ExampleConfig):
     """At most so many, the first by number."""
     address: str | None = None
 
+    _once = field_validator("features")(_without_repeats)
+
 
 ScorerName = Literal[
     "detection", "fuzz", "recall", "simulation", "intruder", "concept", "surprisal", "embedding", "rule"
@@ -166,6 +173,8 @@ class ScoreConfig(ExampleConfig):
     """Score another feature's explanation beside each, which shows what chance gives."""
     prompt_dir: str | None = None
     address: str | None = None
+
+    _once = field_validator("scorers", "features")(_without_repeats)
 
 
 class MergeConfig(Config):

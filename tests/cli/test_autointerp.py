@@ -410,6 +410,7 @@ def test_an_unknown_hook_point_names_those_there_are(tmp_path: Path) -> None:
         (["--prompt_dir", "nowhere"], "nowhere is not a folder of prompts"),
         (["--name", "a/b"], "'a/b' cannot name a folder of results"),
         (["--cache_ctx_len", "5000"], "longer than the 1024"),
+        (["--example_ctx_len", "300"], "an excerpt of 300 tokens does not fit in a window of 256"),
         (["--dataset_repo", "nowhere/*.txt"], "nowhere"),
         (["--non_activating_source", "neighbours", "--n_examples_train", "20000"], "--n_examples_train is not valid"),
     ],

@@ -90,6 +90,7 @@ def test_labels_lists_everything_and_outlives_caches(raylens: Raylens, labelled:
     assert [(row["id"], len(row["labels"]), len(row["notes"])) for row in rows] == [("f_3_0", 1, 1), ("f_3_1", 1, 0)]
     assert [row["id"] for row in raylens(labelled, "labels", "--starred", "--json").document] == ["f_3_0"]
     assert [row["id"] for row in raylens(labelled, "labels", "--author", "ann", "--json").document] == ["f_3_1"]
+    assert "nothing that was said is of this" in raylens(labelled, "labels", "--author", "nobody").err
     shown = raylens(labelled, "labels").out
     assert "two↵lines" in shown
     for cache in (CACHE, "b" * 16):

@@ -95,6 +95,12 @@ def test_nothing_said_and_nothing_asked(raylens: Raylens, explained: str, tiny_w
     done = raylens(tiny_workspace, "features", "--search", "return")
     assert (done.code, done.out) == (0, "")
     assert "nothing that is said of a feature fits" in done.err
+    done = raylens(explained, "features", "--search", "the word", "--offset", "500")
+    assert (done.code, done.out) == (0, "")
+    assert "all before --offset 500." in done.err
+    done = raylens(explained, "features", "--search", "the word", "--sort", "max")
+    assert (done.code, done.out) == (2, "")
+    assert "--sort names another order" in done.err
     for query in (" ", "x" * 1001):
         done = raylens(explained, "features", "--search", query)
         assert (done.code, done.out) == (2, "")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cache_runs import SAE
+from raylens.config import ExplainConfig, ScoreConfig
 from raylens.errors import StoppedError
 from raylens.explain.rule import Rule
 from raylens.ids import SaeId
@@ -51,6 +52,12 @@ def test_features_are_explained_and_scored_on_other_documents(copy: Workspace, r
         assert explanation
         assert str(Rule.from_json(rule))
         assert value is None or (low <= value <= high and 0 < n <= 100)
+
+
+def test_what_is_named_twice_is_done_once() -> None:
+    assert ExplainConfig.of({"features": (3, 1, 3)}).features == (3, 1)
+    config = ScoreConfig.of({"scorers": ("rule", "embedding", "rule"), "features": (5, 5)})
+    assert (config.scorers, config.features) == (("rule", "embedding"), (5,))
 
 
 def test_a_rerun_does_what_is_missing(copy: Workspace, raylens: Callable[..., Any]) -> None:

@@ -60,7 +60,9 @@ def features(
             metavar="TEXT", help="What explanations and labels say this of, by words and by meaning; best first."
         ),
     ] = None,
-    sort: Annotated[Sort, typer.Option(help="What comes first.")] = Sort.DENSITY,
+    sort: Annotated[
+        Sort | None, typer.Option(help="What comes first; density where nothing else is said, and without --search.")
+    ] = None,
     min_density: Annotated[
         float | None, typer.Option(min=0, max=1, help="Only features that fire on at least this share of tokens.")
     ] = None,
@@ -89,8 +91,11 @@ def features(
     reader = CacheReader(workspace, chosen[0].cache_id)
     densities = min_density, max_density
     if search is not None:
+        if sort is not None:
+            raise InputError("--search puts what fits best first, and --sort names another order.", hint="give one.")
         search_features(workspace, reader, chosen, search, densities, offset, limit, as_json=as_json)
         return
+    sort = sort or Sort.DENSITY
     words = Labels(workspace).read()
     rows: list[dict[str, object]] = []
     for one in chosen:

@@ -106,7 +106,9 @@ def labels(
         print_json(rows)
         return
     if not rows:
-        note('nobody has said anything yet; raylens label FEATURE "…" does.')
+        asked_for = sae is not None or author is not None or starred
+        what = "nothing that was said is of this SAE, author or star" if asked_for else "nobody has said anything yet"
+        note(f'{what}; raylens label FEATURE "…" says something.')
         return
     lines: list[dict[str, object]] = []
     for row in rows:

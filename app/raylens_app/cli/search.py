@@ -51,7 +51,10 @@ def search_features(
         print_json([{key: value for key, value in row.items() if key != "who"} for row in rows])
         return
     if not rows:
-        note("nothing that is said of a feature fits; raylens explain and raylens label say more.")
+        if found.n_features:
+            note(f"{found.n_features:,} features fit, all before --offset {offset}.")
+        else:
+            note("nothing that is said of a feature fits; raylens explain and raylens label say more.")
         return
     columns = [
         Column("id", "feature", style="bold"),

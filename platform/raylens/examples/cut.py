@@ -74,6 +74,8 @@ def cut_around(rows: FeatureRows, look: Look, window_id: int, position: int, len
     window = look(window_id)
     assert window is not None
     before, after = peak_place(length), length - peak_place(length)  # ``after`` counts the peak itself
+    if window.n_prefix <= position - before and position + after <= len(window.token_ids):
+        return _join(rows, [(window, position - before, position + after)], window, band)
     lefts, n_left = _beside(window, look, length - (position - window.n_prefix), -1)
     rights, n_right = _beside(window, look, length - (len(window.token_ids) - position), +1)
     # Counted along the document: ``origin`` is the first token that was gathered.
@@ -110,15 +112,22 @@ def _beside(window: WindowTokens, look: Look, n_tokens: int, step: int) -> tuple
 def _join(
     rows: FeatureRows, parts: list[tuple[WindowTokens, int, int]], home: WindowTokens, band: int | None
 ) -> Excerpt:
-    tokens: list[str] = []
-    activations = np.zeros(sum(last - first for _, first, last in parts), np.float32)
-    for window, first, last in parts:
-        positions, values = rows.within(window.window_id, first, last)
-        activations[len(tokens) + positions - first] = values
-        tokens += window.pieces(first, last)
-    window, first, _ = parts[0]
-    ids = parts[0][0].token_ids[first : parts[0][2]]
-    if len(parts) > 1:
-        ids = np.concatenate([one.token_ids[begin:end] for one, begin, end in parts])
+    window, first, last = parts[0]
     start = window.start + first - window.n_prefix - home.start
-    return Excerpt(home.window_id, home.doc_id, start, tuple(tokens), ids, activations, band)
+    if len(parts) == 1:
+        ids, tokens = window.token_ids[first:last], tuple(window.pieces(first, last))
+        activations = np.zeros(last - first, np.float32)
+        positions, values = rows.within(window.window_id, first, last)
+        if len(values):
+            activations[positions - first] = values
+        return Excerpt(home.window_id, home.doc_id, start, tokens, ids, activations, band)
+    each = [_join(rows, [part], home, band) for part in parts]
+    return Excerpt(
+        home.window_id,
+        home.doc_id,
+        start,
+        tuple(token for one in each for token in one.tokens),
+        np.concatenate([one.token_ids for one in each]),
+        np.concatenate([one.activations for one in each]),
+        band,
+    )

@@ -8,6 +8,7 @@ out. Pieces do not overlap, and each lies in one document unless the cache was p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class FeatureRows:
     ) -> FeatureRows:
         """Rows in any order, those on prefix tokens left out."""
         text = np.flatnonzero(position >= n_prefix)
-        order = text[np.lexsort((position[text], window_id[text]))]
+        order = text[np.argsort(_place(window_id[text], position[text]))]
         return cls(
             window_id[order].astype(np.int32, copy=False),
             position[order].astype(np.int32, copy=False),
@@ -49,9 +50,19 @@ class FeatureRows:
 
     def within(self, window_id: int, first: int, last: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Positions in ``[first, last)`` of one window on which it fires, and the activations there."""
-        begin, end = np.searchsorted(self.window_id, [window_id, window_id + 1])
-        low, high = begin + np.searchsorted(self.position[begin:end], [first, last])
+        if not len(self.window_id):
+            return self.position, self.activation
+        low, high = self._places.searchsorted([(window_id << 32) + first, (window_id << 32) + last])
         return self.position[low:high], self.activation[low:high]
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        return _place(self.window_id, self.position)
+
+
+def _place(window_id: NDArray[np.integer], position: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Window and position as one number, which rises as they do."""
+    return (window_id.astype(np.int64) << 32) + position
 
 
 @dataclass(frozen=True, eq=False)

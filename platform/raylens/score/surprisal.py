@@ -42,7 +42,7 @@ def result(
     Args:
         told: Losses in nats of each excerpt's tokens after the explanation, a row an excerpt; None where they could
             not be computed.
-        untold: Likewise, after the neutral words; rows as long as in ``told``.
+        untold: Likewise, after the neutral words.
         labels: bool ``[excerpts]``: does the feature fire?
         documents: One an excerpt.
         seed: Of the resampling.
@@ -51,7 +51,8 @@ def result(
         ``loss_reduction``: nats a token that the explanation saves on excerpts where the feature fires, the mean over
         excerpts of their mean; None of none. ``loss_reduction_negatives``: likewise where it is silent, which a good
         explanation leaves at or below 0. ``auc``: of the reduction, positives against negatives. An excerpt without
-        losses, with none that is finite, or without tokens counts as failed.
+        losses, with one that is not finite, with more after one context than after the other, or without tokens counts
+        as failed.
     """
     savings = np.array([_saving(a, b) for a, b in zip(told, untold, strict=True)], np.float64)
     if savings.shape != labels.shape:
@@ -72,9 +73,8 @@ def result(
 
 def _saving(told: NDArray[np.floating] | None, untold: NDArray[np.floating] | None) -> float:
     """Mean nats a token saved; NaN where unknown."""
-    if told is None or untold is None:
+    # Of another length where the two contexts end so differently that a token across the border is in one alone.
+    if told is None or untold is None or told.shape != untold.shape:
         return float("nan")
-    if told.shape != untold.shape:
-        raise ValueError(f"losses of {told.shape} tokens against {untold.shape}")
     saved = np.asarray(untold, np.float64) - np.asarray(told, np.float64)
     return float(saved.mean()) if len(saved) and np.isfinite(saved).all() else float("nan")

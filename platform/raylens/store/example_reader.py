@@ -7,10 +7,10 @@ kept between batches is bounded: the parsed windows of the last ones, and three 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,12 @@ from raylens.examples.sampling import choose, feature_rng
 from raylens.examples.universe import Universe
 from raylens.ids import SaeId
 from raylens.store.reader import CacheReader
+
+Part = Literal["train", "train_negatives", "test", "test_negatives"]
+PARTS: Final[tuple[Part, ...]] = ("train", "train_negatives", "test", "test_negatives")
+TRAIN: Final[tuple[Part, ...]] = ("train", "train_negatives")
+TEST: Final[tuple[Part, ...]] = ("test", "test_negatives")
+"""Of :class:`ExampleSets`; who explains needs the first two, and who scores the others."""
 
 _KEPT_WINDOWS: Final = 32_768
 _COLUMNS: Final = ["doc_id", "start", "token_ids", "token_offsets", "text"]
@@ -122,8 +128,15 @@ class ExampleReader:
             )
         self.negatives = negatives(self)
 
-    def sets(self, features: Iterable[int], batch: int = 32) -> Iterator[tuple[int, ExampleSets | Unusable]]:
+    def sets(
+        self, features: Iterable[int], batch: int = 32, parts: Collection[Part] = PARTS
+    ) -> Iterator[tuple[int, ExampleSets | Unusable]]:
         """Each feature with its examples, or why it has none, in the order given.
+
+        Args:
+            features: Which.
+            batch: How many are read at a time.
+            parts: What is wanted of the sets; the others are empty, and those wanted are the same whatever else is.
 
         Raises:
             InputError: The SAE has no such feature.
@@ -131,7 +144,7 @@ class ExampleReader:
         """
         features = iter(features)
         while some := list(islice(features, batch)):
-            chosen = [(feature, self._choose(feature)) for feature in some]
+            chosen = [(feature, self._choose(feature, parts)) for feature in some]
             self._fetch([one for _, one in chosen if isinstance(one, _Choice)])
             for feature, one in chosen:
                 yield feature, self._cut(one) if isinstance(one, _Choice) else one
@@ -152,7 +165,7 @@ class ExampleReader:
     def _rows(self, feature: int) -> FeatureRows:
         return FeatureRows.of(*self.reader.rows(self.sae, feature), self.n_prefix)
 
-    def _choose(self, feature: int) -> _Choice | Unusable:
+    def _choose(self, feature: int, parts: Collection[Part]) -> _Choice | Unusable:
         config = self.config
         rows = self._rows(feature)
         pieces = active_pieces(rows, config.example_ctx_len, self.n_prefix)
@@ -167,14 +180,19 @@ class ExampleReader:
         shown: list[tuple[Pieces, NDArray[np.int64]]] = []
         silent: list[NDArray[np.int64]] = []
         for test, n in ((False, config.n_examples_train), (True, config.n_examples_test)):
-            side = "test" if test else "train"
+            side: Part = "test" if test else "train"
             own = np.flatnonzero(is_test == test)
             if not len(own):
                 reason = f"feature {feature} fires in no document of the {side} half"
                 return Unusable("one_sided", reason, len(pieces))
+            beside: Part = "test_negatives" if test else "train_negatives"
+            # Near negatives are near to what is shown, so that is chosen for them too.
             rng = feature_rng(config.seed, str(self.sae), feature, side)
             picked, band = choose(pieces.peak[own], n, config.sampling, rng, config.n_quantiles)
-            shown.append((pieces.take(own[picked]), band))
+            shown.append((pieces.take(own[picked]), band) if side in parts else (pieces.take(_NONE), _NONE))
+            if beside not in parts:
+                silent.append(_NONE)
+                continue
             rng = feature_rng(config.seed, str(self.sae), feature, f"{side} negatives")
             drawn = Drawn(feature, self._candidates[test], active, active[own[picked]], config.n_non_activating, rng)
             silent.append(self.negatives(drawn))
@@ -217,7 +235,7 @@ class ExampleReader:
             window, piece = self.universe.places(numbers)
             silent.append(
                 tuple(
-                    cut_piece(rows, self._look, w, p, length, None)
+                    cut_piece(_SILENT, self._look, w, p, length, None)
                     for w, p in zip(window.tolist(), piece.tolist(), strict=True)
                 )
             )
@@ -262,4 +280,5 @@ class _Choice:
     rate: float
 
 
+_NONE: Final = np.zeros(0, np.int64)
 _SILENT: Final = FeatureRows(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))

@@ -66,6 +66,11 @@ def plan(parsed: Parsed, workspace_url: str) -> Job:
     from raylens_jobs.hookpoints import saes_at
 
     config = parsed.config
+    if config.example_ctx_len > config.cache_ctx_len:
+        raise InputError(
+            f"an excerpt of {config.example_ctx_len} tokens does not fit in a window of {config.cache_ctx_len}.",
+            hint="lower --example_ctx_len, or raise --cache_ctx_len.",
+        )
     chat = chat_of(parsed)
     explain, score = _explain_config(parsed), _score_config(parsed, scorers_of(parsed))
     name = config.name or default_name(config.model, config.sparse_model)
