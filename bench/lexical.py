@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sysconfig
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,18 +31,18 @@ PLOT: Final = Path(__file__).parent / "results" / "lexical.png"
 
 def measure(folder: Path, scale: float) -> dict[str, Any]:
     """Cache, explain a tenth and then all of the features, score them, and draw."""
-    workspace, sae = Workspace.open(folder, create=True), pico().sae
-    text = Path(sysconfig.get_path("stdlib")) / "test"
+    workspace, sae = Workspace.open(folder / "workspace", create=True), pico().sae
+    text = unseen(folder / "text")
     words = ["--sae", sae, "--n-tokens", str(int(TOKENS * scale)), "--text", "stdlib", "--text", str(text)]
-    cached, _ = run(folder, "cache", *words, "--workers", "2", "--num-gpus", "0")
+    cached, _ = run(folder / "workspace", "cache", *words, "--workers", "2", "--num-gpus", "0")
     reader = CacheReader(workspace, cached["cache_id"])
     (sae_id,) = reader.saes
     features = eligible(reader)
-    few, few_peak = run(folder, "explain", *chosen(features[::10]))
+    few, few_peak = run(folder / "workspace", "explain", *chosen(features[::10]))
     # Others than those, so that both do all of their work.
     rest = sorted(set(features) - set(features[::10]))
-    many, many_peak = run(folder, "explain", *chosen(rest))
-    scored, _ = run(folder, "score", "--scorer", "rule")
+    many, many_peak = run(folder / "workspace", "explain", *chosen(rest))
+    scored, _ = run(folder / "workspace", "score", "--scorer", "rule")
     rows = passes(workspace.cache(reader.cache_id), sae_id, "scores")[-1].read().to_pylist()
     own = {name: values(rows, name, None) for name in ("f1", "prevalence_corrected_precision", "balanced_accuracy")}
     shuffled = values(rows, "f1", "shuffled")
@@ -65,6 +66,17 @@ def measure(folder: Path, scale: float) -> dict[str, Any]:
         "peak_mb_tenth": round(few_peak / 1e6),
         "peak_mb_all": round(many_peak / 1e6),
     }
+
+
+def unseen(folder: Path) -> Path:
+    """A folder with the tests of the standard library, as text."""
+    folder.mkdir()
+    tests = Path(sysconfig.get_path("stdlib")) / "test"
+    for path in sorted(tests.rglob("*.py")):
+        with suppress(UnicodeDecodeError):  # some test what that does
+            name = "_".join(path.relative_to(tests).parts)
+            (folder / f"{name}.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
 
 
 def eligible(reader: CacheReader) -> list[int]:

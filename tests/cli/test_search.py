@@ -18,6 +18,7 @@ from raylens.schema import EXPLANATIONS
 from raylens.store.findings import Findings
 from raylens.store.labels import Labels
 from raylens.store.workspace import CacheStore, Workspace
+from raylens_app.cli.score import last_explained
 
 Raylens = Callable[..., Any]
 LAYER_1, LAYER_3 = SaeId("tiny-res", "layer_1"), SaeId("tiny-res", "layer_3")
@@ -135,3 +136,16 @@ sys.exit(f"loaded: {sorted(heavy & set(sys.modules))}" if heavy & set(sys.module
     done = subprocess.run([sys.executable, "-c", program, explained], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Where a file is opened" in done.stdout
+
+
+def test_scoring_passes_over_a_pass_that_explained_nothing(
+    tmp_path: Path, tiny_cache: Callable[..., CacheStore]
+) -> None:
+    cache = tiny_cache(Workspace.open(tmp_path / "workspace", create=True), "d" * 16, saes=(str(LAYER_3),))
+    explained, failed, empty = (Findings(cache, LAYER_3, "explanations", {"explainer": name}) for name in "abc")
+    row = {"feature": 1, "explainer": "a", "created_at": datetime.now(UTC)}
+    explained.write([1], pa.Table.from_pylist([row | {"status": "ok", "explanation": "self"}], EXPLANATIONS))
+    failed.write([1], pa.Table.from_pylist([row | {"status": "failed", "error": "it was empty."}], EXPLANATIONS))
+    assert last_explained([explained, failed, empty], None) is explained
+    assert last_explained([explained, failed], [1, 2]) is explained
+    assert last_explained([explained, failed], [2]) is failed, "which then has nothing to score"

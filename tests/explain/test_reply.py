@@ -38,6 +38,8 @@ UNREADABLE = {
     "[EXPLANATION]: none": "said nothing",
     "[EXPLANATION]: <phrase>": "said nothing",
     "[EXPLANATION]: a\x00b": "no text",
+    "[EXPLANATION]: a\x9b31mb": "no text",
+    "[EXPLANATION]: a\u202eb": "no text",
 }
 
 

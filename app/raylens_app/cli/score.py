@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from raylens_app.cli.output import print_json, print_text
 from raylens_app.cli.passes import one_sae, print_usage, run_score
 from raylens_app.cli.score_card import print_card, score_card
 from raylens_app.cli.state import state_of
+
+if TYPE_CHECKING:
+    from raylens.store.findings import Findings
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +29,10 @@ def score(
     cache: Annotated[str | None, typer.Option(help="Which cache: its id, how it begins, or its name.")] = None,
     explanations: Annotated[
         str | None,
-        typer.Option("--pass", help="Which explanations: the pass_id that explain printed. Default: the last."),
+        typer.Option(
+            "--pass",
+            help="Which explanations: the pass_id that explain printed. Default: the last that has any.",
+        ),
     ] = None,
     scorer: Annotated[
         list[str] | None,
@@ -98,7 +104,8 @@ def score(
     if not found:
         what = f"has no explanations of pass {explanations}" if explanations else "has not been explained"
         raise InputError(f"{one.sae} {what} in cache {one.cache_id}.", hint="run raylens explain first.")
-    examples = found[-1].settings["examples"]
+    chosen = last_explained(found, feature)
+    examples = chosen.settings["examples"]
     config = ScoreConfig.of(
         {
             # As they were explained, but for how many: an excerpt of another length is another question.
@@ -115,7 +122,7 @@ def score(
             **({"scorers": tuple(scorer)} if scorer else {}),
         }
     )
-    figures = run_score(workspace, found[-1], config, asked)
+    figures = run_score(workspace, chosen, config, asked)
     card = score_card(workspace, one, figures["pass_id"])
     if as_json:
         print_json({**figures, "card": card["figures"], **{k: card[k] for k in ("aggregates", "by_density")}})
@@ -125,3 +132,12 @@ def score(
     )
     print_card(card)
     print_usage(figures)
+
+
+def last_explained(found: Sequence[Findings], features: Collection[int] | None) -> Findings:
+    """The last pass that explained any of these features: an endpoint that was down leaves one that holds nothing."""
+    for each in reversed(found):
+        rows = each.read().select(["feature", "status"]).to_pylist()
+        if any(row["status"] == "ok" and (not features or row["feature"] in features) for row in rows):
+            return each
+    return found[-1]

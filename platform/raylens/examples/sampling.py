@@ -36,7 +36,7 @@ def bands(peak: NDArray[np.floating], n_bands: int) -> NDArray[np.int64]:
 
 
 def _rising(peak: NDArray[np.floating]) -> NDArray[np.int64]:
-    """As ``np.argsort(peak, kind="stable")``, three times as fast: with its place, each value is a number of its own."""
+    """As ``np.argsort(peak, kind="stable")``, three times as fast: with its place, each value is unique."""
     # The bits of positive floats rise as they do.
     bits = np.ascontiguousarray(peak, np.float32).view(np.uint32).astype(np.int64)
     return np.argsort((bits << 32) + np.arange(len(peak)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from raylens.chat import Message, Reply
@@ -22,6 +23,9 @@ _NOTHING = re.compile(
     r"|n/?a|none|unknown|unclear|null|no (clear )?(explanation|pattern)( found)?|<?(your )?(phrase|explanation)>?",
     re.IGNORECASE,
 )
+
+_TURNS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+"""Change the direction in which all that follows is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def _checked(phrase: str) -> str | Unreadable:
         return Unreadable(f"the explanation had {len(phrase)} characters; {MAX_CHARACTERS} is the most.")
     if _NOTHING.fullmatch(phrase.strip("*_. -")):
         return Unreadable("the explanation said nothing of what the examples have in common.")
-    if any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in phrase):
+    if any(unicodedata.category(c) in {"Cc", "Cs"} or c in _TURNS for c in phrase):
         return Unreadable("the explanation had characters that are no text.")
     return phrase
 
