@@ -53,6 +53,7 @@ from raylens_jobs.passes import (
 VERSION: Final = 2
 """Of what the lexical explainer computes: raised, it makes passes anew."""
 _BATCH: Final = 16
+_REASONS: Final = 10
 _ASKED_BATCH: Final = 8
 _SHRINK: Final = 0.85
 """What is left of a request's length where the endpoint says that it was too long."""
@@ -80,7 +81,8 @@ def run_explain(
 
     Returns:
         ``features`` explained now, ``features_total`` that the pass is about, how many ended with each status,
-        ``unanswered`` that a rerun asks about again, ``pass_id``, ``seconds``, and the model's ``usage``.
+        ``unanswered`` that a rerun asks about again, ``pass_id``, ``seconds``, and where a model was asked its
+        ``usage`` and ``lost``: why features have no explanation, with how many.
 
     Raises:
         InputError: The SAE has no such feature, the cache cannot be split into explainers' and scorers' documents,
@@ -101,6 +103,7 @@ def run_explain(
     if asked is not None:
         settings |= {**chat_identity(asked.chat), "prompts": asked.prompts.prompt_hash, "max_len": asked.max_len}
     statuses: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     usage: Usage | None = None
     with cluster(config.address):
         probe_shared(workspace)
@@ -112,7 +115,7 @@ def run_explain(
         missing = [feature for feature in wanted if feature not in settled]
         findings.begin()
         if asked is not None and missing:
-            usage = in_own_loop(_Asking(of, asked, workspace, journal, report, statuses).run(missing))
+            usage = in_own_loop(_Asking(of, asked, workspace, journal, report, statuses, lost).run(missing))
         else:
             tasks = [
                 (lambda batch=batch: explain_batch.remote(of, batch), len(batch)) for batch in batches(missing, _BATCH)
@@ -126,7 +129,7 @@ def run_explain(
         "unanswered": len(missing) - sum(statuses.values()),
         "pass_id": findings.pass_id,
         "seconds": round(time.monotonic() - began, 3),
-        **({"usage": usage.plain()} if usage is not None else {}),
+        **({"usage": usage.plain(), "lost": dict(lost.most_common(_REASONS))} if usage is not None else {}),
     }
 
 
@@ -156,10 +159,18 @@ class _Asking:
     """One run's questions to a language model."""
 
     def __init__(
-        self, of: Pass, asked: _Asked, workspace: Workspace, journal: RunJournal, report: Report, statuses: Counter[str]
+        self,
+        of: Pass,
+        asked: _Asked,
+        workspace: Workspace,
+        journal: RunJournal,
+        report: Report,
+        statuses: Counter[str],
+        lost: Counter[str],
     ) -> None:
         self._of, self._asked, self._workspace = of, asked, workspace
         self._journal, self._report, self._statuses = journal, report, statuses
+        self._lost = lost
         self._findings = of.findings()
 
     async def run(self, missing: Sequence[int]) -> Usage:
@@ -213,7 +224,8 @@ class _Asking:
                 one, said = await self._answer(one, one.request)
             except Gone:
                 raise
-            except EndpointUnavailableError:
+            except EndpointUnavailableError as error:
+                self._lost[error.message] += 1
                 return None
             except RequestRefusedError as error:
                 said = Unreadable(error.message)
@@ -221,6 +233,7 @@ class _Asking:
                 row |= {"status": "ok", "explanation": said}
                 row["explanation_id"] = explanation_id(self._of, one.feature, {"explanation": said})
             else:
+                self._lost[said.reason] += 1
                 row |= {"status": "failed", "error": said.reason}
         else:
             row |= {"status": one.status, "error": one.error}

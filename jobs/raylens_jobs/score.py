@@ -155,11 +155,11 @@ def run_score(
 def _items(rows: Sequence[dict[str, Any]], config: ScoreConfig) -> dict[int, list[ToScore]]:
     """What is scored on each feature's examples: its own explanation and, as a control, another feature's."""
     items: dict[int, list[ToScore]] = {row["feature"]: [_to_score(row["feature"], row)] for row in rows}
-    if config.shuffled and len(rows) > 1:
-        texts = [row["explanation"] for row in rows]
-        for row, giver in zip(rows, givers(texts, config.seed).tolist(), strict=True):
-            if texts[giver] != row["explanation"]:  # one that says the same controls nothing
-                items[row["feature"]].append(_to_score(row["feature"], rows[giver], SHUFFLED))
+    if config.shuffled:
+        by_feature = {row["feature"]: row for row in rows}
+        given = givers({feature: row["explanation"] for feature, row in by_feature.items()}, config.seed)
+        for feature, giver in given.items():
+            items[feature].append(_to_score(feature, by_feature[giver], SHUFFLED))
     return items
 
 

@@ -24,7 +24,7 @@ from raylens.examples.excerpt import ExampleSets
 from raylens.explain.matching import TokenBatch
 from raylens.explain.rule import Rule
 from raylens.ids import SaeId
-from raylens.score import concept, embedding, intruder, recall, rule, surprisal
+from raylens.score import concept, embedding, fuzz, intruder, recall, rule, surprisal
 from raylens.score.metrics import Metric
 from raylens.score.questions import Answered, Question, ScorerSettings, feature_seed
 from raylens.score.scorers import CHAT
@@ -147,7 +147,7 @@ def questions_batch(
             if name in _UNCONTROLLED and item.control is not None:
                 continue
             seed = feature_seed(of.config.seed, of.sae, feature, name, item.control)
-            asks = _asking(item, name, seed, plain[feature] if name == recall.SCORER else sets, settings)
+            asks = _asking(of, item, name, seed, plain[feature] if name == recall.SCORER else sets, settings)
             if asks is not None:
                 found.asking.append(asks)
         if surprisal.SCORER in scorers:
@@ -157,12 +157,14 @@ def questions_batch(
 
 
 def _asking(
-    item: ToScore, name: str, seed: int, sets: ExampleSets | Unusable, settings: ScorerSettings
+    of: Pass, item: ToScore, name: str, seed: int, sets: ExampleSets | Unusable, settings: ScorerSettings
 ) -> Asking | None:
     if isinstance(sets, Unusable):
         return None
+    # Fuzz errs on marks, which no text of the corpus has.
+    base_rate = None if name == fuzz.SCORER else _base_rate(of, sets, recall=name == recall.SCORER)
     questions = CHAT[name].build_requests(item.explanation, sets.test, sets.test_negatives, settings, seed)
-    return Asking(item, name, seed, _base_rate(sets), tuple(questions))
+    return Asking(item, name, seed, base_rate, tuple(questions))
 
 
 @ray.remote(num_cpus=1)
@@ -205,7 +207,7 @@ def _direct(
     for name in scorers:
         if name == rule.SCORER and item.rule is not None:
             matches = TokenBatch.of(one.tokens for one in excerpts).matches(Rule.from_json(item.rule))
-            rows += _rows(of, item, name, rule.result(labels, matches, documents, base_rate=_base_rate(sets)))
+            rows += _rows(of, item, name, rule.result(labels, matches, documents, base_rate=_base_rate(of, sets)))
         elif name == embedding.SCORER:
             vectors = embed([item.explanation, *(one.text for one in excerpts)])
             rows += _rows(of, item, name, embedding.result(vectors[0], vectors[1:], labels, documents))
@@ -237,8 +239,13 @@ def _labels(sets: ExampleSets) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     )
 
 
-def _base_rate(sets: ExampleSets) -> float | None:
-    return sets.rate if sets.rate is not None and 0 < sets.rate < 1 else None
+def _base_rate(of: Pass, sets: ExampleSets, *, recall: bool = False) -> float | None:
+    """Share of all pieces in which the feature fires, where the silent ones stand for all silent pieces.
+
+    Near ones do not: what a rule says of them tells nothing of how often it is wrong on any text.
+    """
+    at_random = recall or of.config.non_activating_source == "random"
+    return sets.rate if at_random and sets.rate is not None and 0 < sets.rate < 1 else None
 
 
 def _rows(

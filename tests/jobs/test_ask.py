@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,11 @@ def test_an_answer_that_says_nothing_is_asked_for_once_more_and_then_a_failed_ro
     assert row["status"] == "ok"
 
     llm.respond = lambda asked: '{"é": "no phrase"}'
-    found = explain(raylens, llm, sets, 1, "--seed", "5")
-    assert found["statuses"] == {"failed": 1}
+    words = [*EXPLAIN, "--explainer", "default", *at(llm), *features(sets, 1), "--seed", "5"]
+    code, found, err = raylens(*words)
+    assert (code, found["statuses"]) == (1, {"failed": 1})
+    assert "none of 1 features" in err
+    assert "JSON" in err
     rows = findings_of(copy.cache(copy.caches()[0]), SaeId.parse(SAE), "explanations", int(one))
     (failed,) = [row for row in rows if row["status"] == "failed"]
     assert failed["explanation"] is None
@@ -230,7 +234,7 @@ def test_an_answer_that_says_nothing_is_asked_for_once_more_and_then_a_failed_ro
     with connect(copy) as connection:
         shown = connection.execute("SELECT status, error FROM explanations WHERE status <> 'ok'").fetchall()
     assert shown == [("failed", failed["error"])]
-    code, _, err = raylens("score", "--sae", SAE)
+    code, _, err = raylens("score", "--sae", SAE, "--pass", found["pass_id"])
     assert code == 2
     assert "no explanation to score" in err
 
@@ -255,6 +259,38 @@ def test_a_context_that_is_too_long_is_trimmed_and_the_row_says_so(
     explain(raylens, llm, sets, 1)
     rows = findings_of(cache, SaeId.parse(SAE), "explanations", int(name))
     assert [(row["status"], row["trimmed"]) for row in rows] == [("ok", True)] * 2, [row["error"] for row in rows]
+
+
+def test_an_endpoint_that_answers_nothing_is_no_success(
+    copy: Workspace, raylens: Run, llm: FakeLlm, sets: dict[int, ExampleSets], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raylens.llm.client.backoff_s", lambda *_: 0.0)
+    llm.respond = lambda asked: Answer(drop=True)
+    code, found, err = raylens(*EXPLAIN, "--explainer", "default", *at(llm), *features(sets, 2))
+    assert (code, found["statuses"], found["unanswered"]) == (1, {}, 2)
+    assert "none of 2 features" in err
+    assert sum(found["lost"].values()) == 2
+
+
+def test_passes_that_overlap_give_one_figure_each(copy: Workspace, raylens: Run, sets: dict[int, ExampleSets]) -> None:
+    raylens(*EXPLAIN, *features(sets, 4))
+    for words in ([], ["--scorer", "rule"], features(sets, 1)):
+        code, _, err = raylens("score", "--sae", SAE, *words)
+        assert code == 0, err
+    with connect(copy) as connection:
+        twice = connection.execute(
+            "SELECT feature, scorer, metric, control, count(*) FROM scores GROUP BY ALL HAVING count(*) > 1"
+        ).fetchall()
+        rows = connection.execute("SELECT count(*) FROM scores WHERE metric = 'f1' AND control IS NULL").fetchone()
+    assert twice == []
+    assert rows is not None
+    stored = [
+        row["feature"]
+        for feature in list(sets)[:4]
+        for row in findings_of(copy.cache(copy.caches()[0]), SaeId.parse(SAE), "scores", feature)
+        if (row["metric"], row["control"]) == ("f1", None)
+    ]
+    assert len(stored) == len(set(stored)) == rows[0] > 0
 
 
 def test_an_endpoint_that_is_gone_stops_the_run_and_a_rerun_asks_only_for_the_rest(
@@ -427,7 +463,9 @@ def test_after_kill_9_nothing_is_asked_twice(
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    psutil.wait_procs(children, timeout=30)
+    for child in children:  # Ray's, which take half a minute to notice
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     judge.delay_s, before = 0.0, len(llm.asked)
     assert before < n
     code, found, err = raylens(*words)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from raylens.errors import InputError
+from raylens.errors import InputError, RunError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import duration, print_json, print_text
 from raylens_app.cli.passes import one_sae, print_usage, run_explain
@@ -148,8 +149,11 @@ def explain(
     workspace = state_of(context).open_workspace()
     one = one_sae(workspace, cache, sae)
     figures = run_explain(workspace, one, config, asked)
+    nothing = _nothing_explained(figures)
     if as_json:
         print_json(figures)
+        if nothing is not None:
+            raise nothing
         return
     counts = [f"{count:,} {_STATUS.get(status, status)}" for status, count in sorted(figures["statuses"].items())]
     if figures["unanswered"]:
@@ -159,7 +163,22 @@ def explain(
         + (f": {', '.join(counts)}" if counts else "; nothing was missing")
     )
     print_usage(figures)
-    print_text(f"next: raylens{state_of(context).workspace_option()} score --sae {one.sae} --cache {one.cache_id}")
+    if nothing is not None:
+        raise nothing
+    place = f"--sae {one.sae} --cache {one.cache_id} --pass {figures['pass_id']}"
+    print_text(f"next: raylens{state_of(context).workspace_option()} score {place}")
+
+
+def _nothing_explained(figures: Mapping[str, Any]) -> RunError | None:
+    """An error where a model was asked and no feature has an explanation of it."""
+    failed = figures["statuses"].get("failed", 0) + figures["unanswered"]
+    if not failed or figures["statuses"].get("ok"):
+        return None
+    reason = next(iter(figures.get("lost", {})), "no reason was noted").rstrip(".")
+    return RunError(
+        f"none of {failed:,} features that a model was asked about has an explanation: {reason}.",
+        hint="see whether the endpoint and its model are what you meant; unanswered ones are asked about again.",
+    )
 
 
 _STATUS: Final = {

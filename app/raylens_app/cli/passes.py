@@ -85,7 +85,7 @@ def print_usage(figures: Mapping[str, Any]) -> None:
         text += f", ${usage['usd'] + usage['lost_usd']:,.4f}"
     print_text(text)
     for reason, count in figures.get("lost", {}).items():
-        print_text(f"unanswered: {count:,} items, {reason}")
+        print_text(f"without an answer: {count:,}, {reason}")
 
 
 def one_sae(workspace: Workspace, cache: str | None, sae: str | None) -> Readable:

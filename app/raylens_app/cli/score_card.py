@@ -17,6 +17,7 @@ _AGGREGATES: Final = {
     "frequency_weighted_f1": "F1 weighted by how often features fire",
     "threshold_rate": "F1 > 0.7, precision > 0.8, recall > 0.6",
     "good_rate": "good: that, and a concept",
+    "mean_is_concept": "explanations that name a concept",
 }
 
 

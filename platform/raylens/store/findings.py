@@ -29,6 +29,10 @@ from raylens.store.workspace import CacheStore, Workspace
 FindingKind = Literal["explanations", "scores"]
 SCHEMAS: Final[Mapping[FindingKind, pa.Schema]] = {"explanations": schema.EXPLANATIONS, "scores": schema.SCORES}
 
+_SAME: Final[Mapping[FindingKind, tuple[str, ...]]] = {
+    "explanations": ("explanation_id",),
+    "scores": ("explanation_id", "scorer", "judge", "control", "metric"),
+}
 _FOLDER: Final = "findings"
 _SETTINGS: Final = "settings.json"
 _REMEDY: Final = "remove it and the .json beside it, then run the same command again."
@@ -124,14 +128,20 @@ class Findings:
     def read(self) -> pa.Table:
         """Everything found so far, in order of feature.
 
+        Where two runs at once settled a feature, what the first file says of it counts.
+
         Raises:
             DamagedFileError: A file is missing, truncated, or fails a checksum.
         """
         tables = [SCHEMAS[self.kind].empty_table()]
+        seen: set[int] = set()
         for row in self.rows():
+            again = seen.intersection(row.features)
+            seen.update(row.features)
             if row.path:
                 with TableFile(self.cache.files, row.path, remedy=_REMEDY) as file:
-                    tables.append(file.read())
+                    table = file.read()
+                tables.append(table.filter(pa.array(~np.isin(table["feature"].to_numpy(), list(again)))))
         found = pa.concat_tables(tables)
         return found.take(pa.array(np.argsort(found["feature"].to_numpy(), kind="stable")))
 
@@ -157,6 +167,8 @@ def passes(cache: CacheStore, sae: SaeId, kind: FindingKind) -> list[Findings]:
 def findings_of(cache: CacheStore, sae: SaeId, kind: FindingKind, feature: int) -> list[dict[str, Any]]:
     """Rows about one feature, of every pass; only the files that settle it are opened.
 
+    Of equal figures (the same scorer, judge, metric and control of one explanation) that of the last run counts.
+
     Raises:
         DamagedFileError: A file is missing, truncated, or fails a checksum.
     """
@@ -165,7 +177,9 @@ def findings_of(cache: CacheStore, sae: SaeId, kind: FindingKind, feature: int) 
         if row.path and feature in row.features:
             with TableFile(cache.files, row.path, remedy=_REMEDY) as file:
                 found += [one for one in file.read().to_pylist() if one["feature"] == feature]
-    return found
+    same = _SAME[kind]
+    newest = {tuple(row[name] for name in same): row for row in sorted(found, key=lambda row: row["run_id"] or "")}
+    return [row for row in found if row["explanation_id"] is None or row is newest[tuple(row[name] for name in same)]]
 
 
 def batches(cache: CacheStore, sae: SaeId, kind: FindingKind) -> dict[str, str | None]:

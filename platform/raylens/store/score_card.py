@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from raylens.score.aggregate import FeatureScore, by_density, median, per_sae
+from raylens.score.aggregate import FeatureScore, by_density, mean, median, per_sae
 from raylens.score.metrics import Metric
 from raylens.store.findings import Findings
 from raylens.store.reader import CacheReader
 
 Values = Mapping[int, float | None]
 _CONTROL: Final = "shuffled"
+_YES_OR_NO: Final = "is_concept"
+"""Of such a figure the share counts; a median would be 0 or 1."""
 
 
 def score_card(reader: CacheReader, scores: Findings) -> dict[str, list[dict[str, Any]]]:
@@ -33,8 +35,11 @@ def score_card(reader: CacheReader, scores: Findings) -> dict[str, list[dict[str
         of_metric = values.setdefault((row["scorer"], row["metric"]), {})
         of_metric.setdefault(row["control"], {})[row["feature"]] = row["value"]
     density = _density(reader, scores)
-    concept = values.get(("concept", "is_concept"), {}).get(None, {})
+    concept = values.get(("concept", _YES_OR_NO), {}).get(None, {})
     aggregates: list[dict[str, Any]] = []
+    if concept:
+        share = mean(_YES_OR_NO, list(concept.values()))
+        aggregates.append({"scorer": "concept", "metric": share.name, **_plain(share)})
     bands: list[dict[str, Any]] = []
     for scorer in dict.fromkeys(scorer for scorer, metric in values if metric == "f1"):
         parts = [values.get((scorer, metric), {}).get(None, {}) for metric in ("f1", "precision", "recall")]
@@ -49,6 +54,7 @@ def score_card(reader: CacheReader, scores: Findings) -> dict[str, list[dict[str
         "figures": [
             _figure(scorer, metric, list(by.get(None, {}).values()), list(by.get(_CONTROL, {}).values()))
             for (scorer, metric), by in values.items()
+            if metric != _YES_OR_NO
         ],
         "aggregates": aggregates,
         "by_density": bands,

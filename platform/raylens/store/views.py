@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,11 @@ _SETTINGS: Final = (
     "TimeZone = 'UTC'",
 )
 
+_LATEST: Final[Mapping[str, Sequence[str]]] = {
+    "explanations": ("cache_id", "sae", "feature", "explanation_id"),
+    "scores": ("cache_id", "sae", "feature", "explanation_id", "scorer", "judge", "control", "metric"),
+}
+"""What makes two rows the same figure; the view has the one of the last run."""
 _BY_PEOPLE: Final = "explanations by people"
 
 _DAMAGE: Final = ("Invalid Input Error", "Invalid Error", "Internal Error", "IO Error: No files found")
@@ -137,6 +142,11 @@ def _labels(
 def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collection[str]) -> None:
     nulls = ", ".join(f"NULL::{duckdb_type(column.type)} AS {_named(column.name)}" for column in VIEWS[name])
     query = " UNION ALL ".join(branches) or f"SELECT {nulls} WHERE false"
+    if name in _LATEST:
+        # Passes overlap: of other features or scorers beside the same ones, or two that ran at once.
+        same = ", ".join(_LATEST[name])
+        newest = f"row_number() OVER (PARTITION BY {same} ORDER BY run_id DESC) = 1"
+        query = f"SELECT * FROM ({query}) QUALIFY explanation_id IS NULL OR {newest}"
     connection.execute(f"CREATE VIEW {_named(name)} AS {query}")
 
 
