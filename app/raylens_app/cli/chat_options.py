@@ -42,7 +42,7 @@ MaxCalls = Annotated[
 PromptPrice = Annotated[float | None, typer.Option(help="USD for a million prompt tokens.", rich_help_panel=PANEL)]
 AnswerPrice = Annotated[float | None, typer.Option(help="USD for a million answer tokens.", rich_help_panel=PANEL)]
 Quantization = Annotated[
-    Literal["8bit", "4bit"] | None, typer.Option(help="How an offline model is loaded.", rich_help_panel=PANEL)
+    Literal["bnb-8bit", "bnb-4bit"] | None, typer.Option(help="How an offline model is loaded.", rich_help_panel=PANEL)
 ]
 PromptDir = Annotated[
     str | None,

@@ -59,6 +59,7 @@ def chat_of(parsed: Parsed) -> ChatSettings | None:
                 "model": config.explainer_model,
                 "max_model_len": config.explainer_model_max_len,
                 "num_gpus": config.num_gpus,
+                "device": config.device,
                 "quantization": config.explainer_quantization or (eight if config.load_in_8bit else None),
             }
         )
