@@ -36,8 +36,14 @@ def measure(folder: Path, scale: float) -> dict[str, Any]:
 def peak_memory(workspace: Path, n_tokens: int) -> tuple[int, dict[str, Any]]:
     """Peak bytes of a run of ``n_tokens`` and its figures."""
     subject = pico()
-    options = ["--sae", subject.sae, "--n-tokens", str(n_tokens), "--workers", "2", "--num-gpus", "0", "--json"]
-    process = start(["-m", "raylens", "--workspace", str(workspace), "cache", *options], cores())
+    options = ["--sae", subject.sae, "--n-tokens", str(n_tokens), "--workers", "2", "--num-gpus", "0"]
+    figures, peak = watched(workspace, "cache", *options)
+    return peak, figures
+
+
+def watched(workspace: Path, *words: str) -> tuple[dict[str, Any], int]:
+    """Figures of one raylens command, and the peak bytes of all its processes."""
+    process = start(["-m", "raylens", "--workspace", str(workspace), *words, "--json"], cores())
     peak, ended = 0, threading.Event()
 
     def watch() -> None:
@@ -50,8 +56,8 @@ def peak_memory(workspace: Path, n_tokens: int) -> tuple[int, dict[str, Any]]:
     out, _ = process.communicate()
     ended.set()
     watcher.join()
-    assert process.returncode == 0, f"raylens cache ended with {process.returncode}"
-    return peak, json.loads(out)
+    assert process.returncode == 0, f"raylens {words[0]} ended with {process.returncode}"
+    return json.loads(out), peak
 
 
 def tree_pss(pid: int) -> int:

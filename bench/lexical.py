@@ -8,17 +8,14 @@ distribution goes to ``bench/results/lexical.png``.
 
 from __future__ import annotations
 
-import json
 import sysconfig
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from bench.growth import SAMPLE_S, tree_pss
-from bench.runs import cores, start
+from bench.growth import watched
 from bench.subjects import pico
 from raylens.store.findings import passes
 from raylens.store.reader import CacheReader
@@ -34,15 +31,15 @@ def measure(folder: Path, scale: float) -> dict[str, Any]:
     workspace, sae = Workspace.open(folder / "workspace", create=True), pico().sae
     text = unseen(folder / "text")
     words = ["--sae", sae, "--n-tokens", str(int(TOKENS * scale)), "--text", "stdlib", "--text", str(text)]
-    cached, _ = run(folder / "workspace", "cache", *words, "--workers", "2", "--num-gpus", "0")
+    cached, _ = watched(folder / "workspace", "cache", *words, "--workers", "2", "--num-gpus", "0")
     reader = CacheReader(workspace, cached["cache_id"])
     (sae_id,) = reader.saes
     features = eligible(reader)
-    few, few_peak = run(folder / "workspace", "explain", *chosen(features[::10]))
+    few, few_peak = watched(folder / "workspace", "explain", *chosen(features[::10]))
     # Others than those, so that both do all of their work.
     rest = sorted(set(features) - set(features[::10]))
-    many, many_peak = run(folder / "workspace", "explain", *chosen(rest))
-    scored, _ = run(folder / "workspace", "score", "--scorer", "rule")
+    many, many_peak = watched(folder / "workspace", "explain", *chosen(rest))
+    scored, _ = watched(folder / "workspace", "score", "--scorer", "rule")
     rows = passes(workspace.cache(reader.cache_id), sae_id, "scores")[-1].read().to_pylist()
     own = {name: values(rows, name, None) for name in ("f1", "prevalence_corrected_precision", "balanced_accuracy")}
     shuffled = values(rows, "f1", "shuffled")
@@ -95,25 +92,6 @@ def chosen(features: list[int]) -> list[str]:
 def values(rows: list[dict[str, Any]], metric: str, control: str | None) -> list[float]:
     of = (row for row in rows if row["metric"] == metric and row["control"] == control)
     return [0.0 if row["value"] is None else row["value"] for row in of]
-
-
-def run(workspace: Path, *words: str) -> tuple[dict[str, Any], int]:
-    """Figures of one raylens command, and the peak bytes of all its processes."""
-    process = start(["-m", "raylens", "--workspace", str(workspace), *words, "--json"], cores())
-    peak, ended = 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(SAMPLE_S):
-            peak = max(peak, tree_pss(process.pid))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    out, _ = process.communicate()
-    ended.set()
-    watcher.join()
-    assert process.returncode == 0, f"raylens {words[0]} ended with {process.returncode}"
-    return json.loads(out), peak
 
 
 def draw(f1: np.ndarray, shuffled: np.ndarray, path: Path) -> None:

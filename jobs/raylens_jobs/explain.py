@@ -27,19 +27,15 @@ from raylens.explain.reply import Unreadable, read_reply, retry_messages
 from raylens.ids import SaeId
 from raylens.llm.errors import ContextTooLongError, EndpointUnavailableError, RequestRefusedError
 from raylens.llm.settings import ChatSettings
-from raylens.llm.spend import Usage
 from raylens.store.ranges import range_of
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
-from raylens_jobs.askers import open_asker
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.explain_tasks import ToAsk, explain_batch, explanation_id, requests_batch
-from raylens_jobs.failures import ray_failures
-from raylens_jobs.lane import Gone, Patient, ahead, all_of, in_own_loop, result_of, run_lane
+from raylens_jobs.lane import Gone, all_of, in_own_loop, result_of
 from raylens_jobs.passes import (
     Pass,
-    Progress,
     Report,
     batches,
     chat_identity,
@@ -47,13 +43,12 @@ from raylens_jobs.passes import (
     indexed,
     on_ray,
     shared_settings,
-    stopped_early,
 )
+from raylens_jobs.questions import Questions
 
 VERSION: Final = 2
 """Of what the lexical explainer computes: raised, it makes passes anew."""
 _BATCH: Final = 16
-_REASONS: Final = 10
 _ASKED_BATCH: Final = 8
 _SHRINK: Final = 0.85
 """What is left of a request's length where the endpoint says that it was too long."""
@@ -103,8 +98,7 @@ def run_explain(
     if asked is not None:
         settings |= {**chat_identity(asked.chat), "prompts": asked.prompts.prompt_hash, "max_len": asked.max_len}
     statuses: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
-    usage: Usage | None = None
+    told: dict[str, Any] = {}
     with cluster(config.address):
         probe_shared(workspace)
         settings |= indexed(config, workspace, reader.cache_id, journal, report)
@@ -115,7 +109,8 @@ def run_explain(
         missing = [feature for feature in wanted if feature not in settled]
         findings.begin()
         if asked is not None and missing:
-            usage = in_own_loop(_Asking(of, asked, workspace, journal, report, statuses, lost).run(missing))
+            asking = _Asking(of, asked, workspace, journal, report, statuses)
+            told = asking.told(in_own_loop(asking.run(missing)))
         else:
             tasks = [
                 (lambda batch=batch: explain_batch.remote(of, batch), len(batch)) for batch in batches(missing, _BATCH)
@@ -129,7 +124,7 @@ def run_explain(
         "unanswered": len(missing) - sum(statuses.values()),
         "pass_id": findings.pass_id,
         "seconds": round(time.monotonic() - began, 3),
-        **({"usage": usage.plain(), "lost": dict(lost.most_common(_REASONS))} if usage is not None else {}),
+        **told,
     }
 
 
@@ -155,54 +150,28 @@ def _asked(explainer: str, config: ExplainConfig, chat: ChatSettings | None) -> 
     return _Asked(explainer, chat, prompts, min(config.max_model_len, chat.max_model_len or config.max_model_len))
 
 
-class _Asking:
-    """One run's questions to a language model."""
+class _Asking(Questions[list[dict[str, Any] | None]]):
+    """Explanations, a request a feature."""
+
+    what = "explaining"
+    batch = _ASKED_BATCH
 
     def __init__(
-        self,
-        of: Pass,
-        asked: _Asked,
-        workspace: Workspace,
-        journal: RunJournal,
-        report: Report,
-        statuses: Counter[str],
-        lost: Counter[str],
+        self, of: Pass, asked: _Asked, workspace: Workspace, journal: RunJournal, report: Report, statuses: Counter[str]
     ) -> None:
-        self._of, self._asked, self._workspace = of, asked, workspace
-        self._journal, self._report, self._statuses = journal, report, statuses
-        self._lost = lost
+        super().__init__(asked.chat, workspace, journal, report)
+        self._of, self._asked, self._statuses = of, asked, statuses
         self._findings = of.findings()
 
-    async def run(self, missing: Sequence[int]) -> Usage:
-        """Ask about all features, store what is said, and return what that took."""
-        began, done = time.monotonic(), 0
-
-        def watch(settled: int) -> bool:
-            nonlocal done
-            done = settled
-            self._journal.progress(features=settled, features_wanted=len(missing), **asker.usage.plain())
-            self._report(Progress(settled, len(missing), time.monotonic() - began, asker.usage))
-            return self._journal.stop_requested()
-
-        with ray_failures("explaining"):
-            async with open_asker(self._asked.chat, self._workspace) as asker:
-                patient = self._patient = Patient(asker, self._asked.chat.max_concurrency)
-                most = ahead(_ASKED_BATCH, self._asked.chat.max_concurrency)
-                await run_lane(batches(missing, _ASKED_BATCH), self._ask, self._keep, watch, patient, most)
-                usage = asker.usage
-        if self._journal.stop_requested() and done < len(missing):
-            raise stopped_early(self._journal, done, len(missing))
-        return usage
-
-    async def _ask(self, features: Sequence[int]) -> list[dict[str, Any] | None]:
+    async def ask(self, features: Sequence[int]) -> list[dict[str, Any] | None]:
         found: list[ToAsk] = await result_of(self._requests(list(features), self._asked.max_len))
         return await all_of(self._row(one) for one in found)
 
     def _requests(self, features: list[int], max_len: int) -> Any:
         return requests_batch.remote(self._of, features, self._asked.explainer, self._asked.prompts, max_len)
 
-    async def _keep(self, features: Sequence[int], rows: list[dict[str, Any] | None]) -> int:
-        kept = [row for row in rows if row is not None]
+    async def keep(self, features: Sequence[int], found: list[dict[str, Any] | None]) -> int:
+        kept = [row for row in found if row is not None]
         if kept:
             table = pa.Table.from_pylist(kept, schema=schema.EXPLANATIONS)
             await asyncio.to_thread(self._findings.write, [row["feature"] for row in kept], table)
@@ -225,7 +194,7 @@ class _Asking:
             except Gone:
                 raise
             except EndpointUnavailableError as error:
-                self._lost[error.message] += 1
+                self.lost[error.message] += 1
                 return None
             except RequestRefusedError as error:
                 said = Unreadable(error.message)
@@ -233,7 +202,7 @@ class _Asking:
                 row |= {"status": "ok", "explanation": said}
                 row["explanation_id"] = explanation_id(self._of, one.feature, {"explanation": said})
             else:
-                self._lost[said.reason] += 1
+                self.lost[said.reason] += 1
                 row |= {"status": "failed", "error": said.reason}
         else:
             row |= {"status": one.status, "error": one.error}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from raylens.errors import InputError
 from raylens.ids import digest
 from raylens.llm.errors import EndpointUnavailableError, RequestRefusedError
 from raylens.llm.settings import ChatSettings
-from raylens.llm.spend import Usage
 from raylens.score import surprisal
 from raylens.score.questions import Answered, Question, ScorerSettings, Unreadable, score_prompts
 from raylens.score.scorers import CHAT, chat_scorer
@@ -24,13 +22,10 @@ from raylens.store.findings import Findings
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
-from raylens_jobs.askers import open_asker
 from raylens_jobs.cluster import cluster, probe_shared
-from raylens_jobs.failures import ray_failures
-from raylens_jobs.lane import Gone, Patient, ahead, all_of, in_own_loop, result_of, run_lane
+from raylens_jobs.lane import Gone, all_of, in_own_loop, result_of
 from raylens_jobs.passes import (
     Pass,
-    Progress,
     Report,
     batches,
     chat_identity,
@@ -38,8 +33,8 @@ from raylens_jobs.passes import (
     indexed,
     on_ray,
     shared_settings,
-    stopped_early,
 )
+from raylens_jobs.questions import Questions
 from raylens_jobs.score_tasks import (
     SHUFFLED,
     Asking,
@@ -58,7 +53,6 @@ _BATCH: Final = 16
 _JUDGED_BATCH: Final = 4
 _TOP_LOGPROBS: Final = 20
 """Alternatives a token, as many as endpoints give: a level of 0–10 is read from them."""
-_REASONS: Final = 10
 
 
 def run_score(
@@ -132,7 +126,8 @@ def run_score(
         missing = [feature for feature in items if feature not in settled]
         findings.begin()
         if judge is not None and missing:
-            found = in_own_loop(_Judging(of, judge, items, workspace, journal, report).run(missing))
+            judging = _Judging(of, judge, items, workspace, journal, report)
+            found = judging.told(in_own_loop(judging.run(missing, judging.questions_a_feature)))
         else:
             tasks = [
                 (
@@ -193,8 +188,14 @@ def _judge(config: ScoreConfig, chat: ChatSettings | None) -> _Judge:
     return _Judge(chat, config.scorers, settings, config.domain)
 
 
-class _Judging:
-    """One run's questions to a judge."""
+_Answered = tuple[ToJudge, list[tuple[Asking, list[Answered]]], list[tuple[Reading, Losses, Losses]]]
+
+
+class _Judging(Questions[_Answered]):
+    """Scores, many questions a feature."""
+
+    what = "scoring"
+    batch = _JUDGED_BATCH
 
     def __init__(
         self,
@@ -205,36 +206,16 @@ class _Judging:
         journal: RunJournal,
         report: Report,
     ) -> None:
+        super().__init__(judge.chat, workspace, journal, report)
         self._of, self._judge, self._items = of, judge, items
-        self._workspace, self._journal, self._report = workspace, journal, report
-        self._lost: Counter[str] = Counter()
 
-    async def run(self, missing: Sequence[int]) -> dict[str, Any]:
-        """Ask about all features, store the figures, and say what that took and what was lost."""
-        began, done = time.monotonic(), 0
-
-        def watch(settled: int) -> bool:
-            nonlocal done
-            done = settled
-            self._journal.progress(features=settled, features_wanted=len(missing), **asker.usage.plain())
-            self._report(Progress(settled, len(missing), time.monotonic() - began, asker.usage))
-            return self._journal.stop_requested()
-
+    @property
+    def questions_a_feature(self) -> float:
+        """About as many as detection asks, its control included."""
         config = self._of.config
-        a_feature = 2 * (config.n_examples_test + config.n_non_activating) / self._judge.settings.per_prompt
-        with ray_failures("scoring"):
-            async with open_asker(self._judge.chat, self._workspace) as asker:
-                patient = self._patient = Patient(asker, self._judge.chat.max_concurrency)
-                most = ahead(_JUDGED_BATCH * a_feature, self._judge.chat.max_concurrency)
-                await run_lane(batches(missing, _JUDGED_BATCH), self._ask, self._keep, watch, patient, most)
-                usage: Usage = asker.usage
-        if self._journal.stop_requested() and done < len(missing):
-            raise stopped_early(self._journal, done, len(missing))
-        return {"usage": usage.plain(), "lost": dict(self._lost.most_common(_REASONS))}
+        return 2 * (config.n_examples_test + config.n_non_activating) / self._judge.settings.per_prompt
 
-    async def _ask(
-        self, features: Sequence[int]
-    ) -> tuple[ToJudge, list[tuple[Asking, list[Answered]]], list[tuple[Reading, Losses, Losses]]]:
+    async def ask(self, features: Sequence[int]) -> _Answered:
         items = _of(self._items, features)
         found: ToJudge = await result_of(
             questions_batch.remote(self._of, items, list(self._judge.scorers), self._judge.settings, self._judge.domain)
@@ -244,7 +225,7 @@ class _Judging:
         answered = await all_of(asked)
         return found, answered[: len(found.asking)], answered[len(found.asking) :]
 
-    async def _keep(self, features: Sequence[int], found: tuple[ToJudge, Any, Any]) -> int:
+    async def keep(self, features: Sequence[int], found: _Answered) -> int:
         prepared, judged, read = found
         items = _of(self._items, features)
         return await result_of(store_batch.remote(self._of, items, prepared.rows, judged, read, self._judge.chat.model))
@@ -264,7 +245,7 @@ class _Judging:
         else:
             answer = chat_scorer(scorer).read_reply(question, reply)
         if isinstance(answer, Unreadable):
-            self._lost[f"{scorer}: {answer.reason}"] += len(question.item_ids)
+            self.lost[f"{scorer}: {answer.reason}"] += len(question.item_ids)
         return answer
 
     async def _read(self, reading: Reading) -> tuple[Reading, Losses, Losses]:
@@ -278,5 +259,5 @@ class _Judging:
         except Gone:
             raise
         except (EndpointUnavailableError, RequestRefusedError) as error:
-            self._lost[f"{surprisal.SCORER}: {error.message}"] += 1
+            self.lost[f"{surprisal.SCORER}: {error.message}"] += 1
             return None
