@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from shared_ray import SHARED
+
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
@@ -26,10 +28,13 @@ settings.load_profile("raylens")
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A real local Ray with two CPUs, started once."""
-    import ray
+    SHARED.start()
+    yield
+    SHARED.stop()
 
-    from raylens_jobs.cluster import cluster
 
-    with cluster(None, num_cpus=2):
-        assert ray.is_initialized()
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def ray_as_new(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No module pays for what another left running."""
+    yield
+    SHARED.recover(request.node.nodeid)

@@ -32,7 +32,7 @@ from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.encoder import ShardEncoder
 from raylens_jobs.failures import ray_failures
 from raylens_jobs.windower import BlockSource, ShardRecipe, blocks_wanted, nothing_missing
-from raylens_jobs.workers import Workers, choose_workers, stream
+from raylens_jobs.workers import Workers, await_exit, choose_workers, stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,7 @@ def _encode(
     tokens = rows = shards = stored = 0
     encode_seconds = write_seconds = 0.0
     ready, last, began = float("inf"), 0.0, time.monotonic()
+    processes: set[str] = set()
     with ray_failures("encoding"):
         for row in _rows(plan, workspace, recipes, workers):
             tokens += row["tokens"]
@@ -187,6 +188,7 @@ def _encode(
             write_seconds += row["write_seconds"]
             ready, last = min(ready, row["ready_at"]), max(last, row["done_at"])
             shards += 1
+            processes.add(row["process"])
             seconds = time.monotonic() - began
             progress = CacheProgress(tokens, plan.config.n_tokens, rows, shards, stored, seconds)
             journal.progress(tokens=tokens, tokens_wanted=plan.config.n_tokens, rows=rows, shards=shards)
@@ -196,6 +198,7 @@ def _encode(
                     f"run {journal.run_id} was stopped after {tokens:,} tokens.",
                     hint="run the same command again to go on from there.",
                 )
+    await_exit(processes)  # what comes next may need the memory
     return {
         "tokens": tokens,
         "activations": rows,

@@ -27,6 +27,8 @@ from raylens.store.shards import write_shard
 from raylens.store.windows import read_windows_shard
 from raylens.store.workspace import Workspace
 from raylens_jobs.choice import SaeChoice
+from raylens_jobs.memory import release
+from raylens_jobs.workers import this_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class ShardEncoder:
         self._saes = {sae: choice.load(str(self._model.device)) for sae, choice in saes.items()}
         self._encode_lock = threading.Lock()
         self._ready_at = time.time()
+        self._process = this_process()
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Encode and commit one block; a batch holds exactly one row of :class:`BlockSource`."""
@@ -143,9 +146,11 @@ class ShardEncoder:
             parts = encode_block(
                 self._model, [self._saes[sae] for sae, _ in missing], windows, window_first, self._config
             )
+            release()
             encode_seconds = time.perf_counter() - began
         began = time.perf_counter()
         special = np.isin(np.concatenate(windows), np.fromiter(self._model.special_ids, np.int32))
+        n_text = int((~special).sum())
         shards = [
             write_shard(
                 self._cache,
@@ -154,7 +159,7 @@ class ShardEncoder:
                 d_sae=self._saes[sae].spec.d_sae,
                 window_first=window_first,
                 n_windows=len(windows),
-                n_text_tokens=int((~special).sum()),
+                n_text_tokens=n_text,
                 n_special_tokens=int(special.sum()),
                 feature=part.feature,
                 window_id=part.window_id,
@@ -164,15 +169,18 @@ class ShardEncoder:
             )
             for (sae, name), part in zip(missing, parts, strict=True)
         ]
+        del parts, windows, special
+        release()
         figures = {
             "block": int(batch["block"][0]),
-            "tokens": int((~special).sum()),
+            "tokens": n_text,
             "rows": sum(shard.n_rows for shard in shards),
             "bytes": sum(shard.bytes for shard in shards),
             "encode_seconds": encode_seconds,
             "write_seconds": time.perf_counter() - began,
             "ready_at": self._ready_at,
             "done_at": time.time(),
+            "process": self._process,
         }
         return {name: np.array([value]) for name, value in figures.items()}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import psutil
 import ray
 import ray.data
 
@@ -53,3 +56,19 @@ def stream(source: ray.data.Datasource) -> ray.data.Dataset:
     # By default an actor's error reaches us as "UDF failed", its cause lost in pickling, and its remedy with it.
     context.raise_original_map_exception = True
     return ray.data.read_datasource(source, override_num_blocks=1, num_cpus=READER_CPUS)
+
+
+def this_process() -> str:
+    """Where this is running, for :func:`await_exit`: ``<Ray node id>:<process id>``."""
+    return f"{ray.get_runtime_context().get_node_id()}:{os.getpid()}"
+
+
+def await_exit(processes: Iterable[str], timeout_s: float = 10) -> None:
+    """Wait until workers on this node have ended, or ``timeout_s`` have passed.
+
+    Ray gives an actor's cores away before its process has ended, so for seconds its model would stand in memory
+    beside whatever comes next. Processes of other nodes cannot be seen from here and are not waited for.
+    """
+    here = f"{ray.get_runtime_context().get_node_id()}:"
+    ours = {int(one.removeprefix(here)) for one in processes if one.startswith(here)}
+    psutil.wait_procs([process for process in psutil.process_iter() if process.pid in ours], timeout=timeout_s)
