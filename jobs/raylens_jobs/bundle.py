@@ -23,13 +23,12 @@ shared cores. They change the speed and nothing else.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import lzma
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,19 +39,12 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from raylens.bundle import cards, corpus_manifest, embedding, embedding_recipe, paths, pico, tokenizer
-from raylens.bundle.paths import PICO
-from raylens.bundle.stdlib import StdlibFile, python_version, read_stdlib
-from raylens.config import EvaluateConfig, RecordConfig, SaeRecipe, TrainConfig
-from raylens.engine.sae_training import BUNDLE_LATE_SAE_RECIPE, BUNDLE_SAE_RECIPE, TrainProgress
+from raylens.bundle.stdlib import StdlibFile, read_stdlib
 from raylens.ids import digest
 from raylens.score.intervals import clustered_interval
-from raylens.store.dense import DenseRecord
-from raylens.store.files import Files
-from raylens.store.runs import RunJournal
+from raylens_jobs.bundle_folders import Folders, provenance, write_metrics
+from raylens_jobs.bundle_saes import build_saes
 from raylens_jobs.cluster import available_cpus
-from raylens_jobs.evaluate import run_evaluate
-from raylens_jobs.record import plan_record, run_record
-from raylens_jobs.train import run_train
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +55,6 @@ START_SETTINGS: Final = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """``out`` is the bundle that is written, ``work`` holds what a killed build resumes from."""
-
-    out: Path
-    work: Path
 
 
 def build_manifest(folders: Folders) -> None:
@@ -145,93 +129,6 @@ def measure_bits(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class SaePlan:
-    """Which SAEs are made, and from how much text."""
-
-    recipes: Mapping[int, SaeRecipe] = field(
-        default_factory=lambda: {1: BUNDLE_SAE_RECIPE, 3: BUNDLE_SAE_RECIPE, 5: BUNDLE_LATE_SAE_RECIPE}
-    )
-    """By layer."""
-    ctx_len: int = 256
-    max_samples: int | None = None
-    """Windows to train on; by default all there are."""
-    n_tokens: int = 1_000_000
-    """Held-out tokens to evaluate on, at most."""
-
-
-def build_saes(folders: Folders, plan: SaePlan | None = None) -> None:
-    """Record pico's activations on the training split, train an SAE on each layer, evaluate it as it is stored.
-
-    Needs about 3 GB under ``work`` for the activations.
-    """
-    plan = plan or SaePlan()
-    # The package's own pico goes by its name, so that a record of it is known as such.
-    model = PICO if folders.out == paths.ROOT else str(folders.out / "pico")
-    request = RecordConfig(
-        model=model,
-        hooks=tuple(f"resid_post.{layer}" for layer in plan.recipes),
-        texts=("stdlib:train",),
-        ctx_len=plan.ctx_len,
-        max_samples=plan.max_samples,
-    )
-    planned = plan_record(request)
-    asked = request.model_dump(mode="json")
-    files = Files.open(folders.work / f"saes-{digest({'record': asked, 'revision': planned.model.revision})[:8]}")
-    with RunJournal.start(files, "record", asked) as journal:
-        recorded = run_record(planned, files, "activations", journal, lambda p: log.info("%d tokens", p.tokens))
-    record = DenseRecord.open(files, "activations")
-    for layer, of_layer in plan.recipes.items():
-        name, recipe = f"layer_{layer}", of_layer.model_dump(mode="json")
-        config = TrainConfig.of({**recipe, "hook": f"resid_post.{layer}", "weights_dtype": "float16"})
-        made = f"{name}-{digest(recipe)[:8]}"
-        with RunJournal.start(files, "train", config.model_dump(mode="json")) as journal:
-            trained = run_train(config, record, files, made, journal, sparsely(log_training))
-        folder = folders.out / "saes" / name
-        store_sae(Path(files.native(made)), folder)
-        evaluate = EvaluateConfig(model=model, texts=("stdlib:held_out",), n_tokens=plan.n_tokens)
-        measured = run_evaluate(str(folder), evaluate)
-        identity = {"sae": f"{paths.PICO_SAES}/{name}", "model": PICO}
-        metrics = {
-            **provenance(),
-            "id": identity["sae"],
-            "model": PICO,
-            "weights_dtype": config.weights_dtype,
-            "recipe": recipe,
-            "train": {**trained, "ctx_len": plan.ctx_len, "recorded_tokens": recorded["tokens_total"]},
-            "held_out": {**measured, **identity},
-        }
-        write_metrics(folder, metrics)
-        log.info("%s: FVU %.4f, CE recovered %.4f", name, measured["fvu"]["value"], measured["ce_recovered"]["value"])
-
-
-def store_sae(made: Path, folder: Path) -> None:
-    """Copy an SAE out of its training folder; its config names the bundled model, wherever that was built."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.loads((made / "cfg.json").read_text())
-    config["metadata"]["model_name"] = PICO
-    (folder / "cfg.json").write_text(json.dumps(config, indent=1) + "\n")
-    (folder / "sae_weights.safetensors").write_bytes((made / "sae_weights.safetensors").read_bytes())
-
-
-def log_training(progress: TrainProgress) -> None:
-    """One line of where a training run is."""
-    log.info("step %d/%d  FVU %.4f  dead %d", progress.step, progress.steps, progress.fvu, progress.dead)
-
-
-def sparsely(report: Callable[[TrainProgress], None], times: int = 20) -> Callable[[TrainProgress], None]:
-    """Call ``report`` about ``times`` times in a run."""
-    last = -1
-
-    def maybe(progress: TrainProgress) -> None:
-        nonlocal last
-        if (part := progress.step * times // progress.steps) != last:
-            last = part
-            report(progress)
-
-    return maybe
-
-
 def build_embedding(folders: Folders) -> None:
     """Train the static sentence embedding over pico's tokenizer, and judge it as it is stored."""
     recipe = embedding_recipe.EmbeddingRecipe()
@@ -275,16 +172,6 @@ TARGETS: Final[dict[str, Callable[[Folders], None]]] = {
 def encode(fast: PreTrainedTokenizerFast, files: Sequence[StdlibFile]) -> list[NDArray[np.int64]]:
     """Token ids of each file without BOS, int64 ``[n]``."""
     return [np.array(fast(f.text, add_special_tokens=False)["input_ids"], np.int64) for f in files]
-
-
-def provenance() -> dict[str, Any]:
-    """What every ``metrics.json`` begins with."""
-    return {"python": python_version(), "corpus": corpus_manifest.running_manifest().digest}
-
-
-def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write ``metrics.json`` beside the artefact that it measures."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 def main(argv: Sequence[str]) -> None:

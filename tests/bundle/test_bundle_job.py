@@ -17,7 +17,9 @@ from raylens.bundle.corpus_manifest import read_manifest, running_manifest
 from raylens.bundle.pico import PicoRecipe
 from raylens.bundle.stdlib import StdlibFile
 from raylens.config import SaeRecipe
-from raylens_jobs.bundle import Folders, SaePlan, build_pico, build_saes, main, measure_bits
+from raylens_jobs.bundle import build_pico, main, measure_bits
+from raylens_jobs.bundle_folders import Folders
+from raylens_jobs.bundle_saes import SaePlan, build_saes
 
 
 def test_the_manifest_is_written_where_asked(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_saes_are_recorded_trained_evaluated_and_found(tmp_path: Path) -> None:
         max_samples=200,
         n_tokens=2000,
     )
-    build_saes(Folders(tmp_path / "out", tmp_path / "work"), plan)
+    build_saes(Folders(tmp_path / "out", tmp_path / "work"), [plan])
     found = paths.list_saes(tmp_path / "out")
     assert [str(sae.id) for sae in found] == ["raylens-pico-res/layer_2", "raylens-pico-res/layer_4"]
     for sae in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -30,16 +31,29 @@ def test_splits_are_disjoint_and_complete(corpus: dict[str, StdlibFile]) -> None
     assert {f.sha256 for f in train.values()} & {f.sha256 for f in held_out.values()} == set()
 
 
-def test_no_held_out_file_is_printed_again_in_a_training_file(corpus: dict[str, StdlibFile]) -> None:
-    """Near-copies would make held-out figures flatter the models: lines of prose or code, three in a row."""
+def runs_of_lines(text: str) -> set[str]:
+    """Lines of prose or code, three in a row."""
+    lines = [line for line in map(str.strip, text.splitlines()) if len(line) > 12]
+    return {"\n".join(lines[i : i + 3]) for i in range(len(lines) - 2)}
 
-    def runs(text: str) -> set[str]:
-        lines = [line for line in map(str.strip, text.splitlines()) if len(line) > 12]
-        return {"\n".join(lines[i : i + 3]) for i in range(len(lines) - 2)}
 
-    held_out = {f.path: runs(f.text) for f in corpus.values() if f.split == "held_out"}
-    seen = set().union(*(runs(f.text) for f in corpus.values() if f.split == "train"))
-    assert {path for path, own in held_out.items() if own and len(own & seen) / len(own) > 0.1} == set()
+@pytest.mark.parametrize(("part", "most"), [("train", 0.1), ("tests", 0.01)])
+def test_no_held_out_file_is_printed_again_where_something_is_trained(
+    part: Literal["train", "tests"], most: float, corpus: dict[str, StdlibFile]
+) -> None:
+    """Near-copies would make held-out figures flatter the models."""
+    held_out = {f.path: runs_of_lines(f.text) for f in corpus.values() if f.split == "held_out"}
+    seen = set().union(*(runs_of_lines(f.text) for f in read_stdlib(part)))
+    assert len(seen) > 10_000
+    assert {path for path, own in held_out.items() if own and len(own & seen) / len(own) > most} == set()
+
+
+def test_tests_are_apart_from_the_corpus_and_test_nothing_held_out(corpus: dict[str, StdlibFile]) -> None:
+    tests = {f.path: f for f in read_stdlib("tests")}
+    assert {f.split for f in tests.values()} == {"tests"}
+    assert tests.keys().isdisjoint(corpus)
+    assert {"test/test_dict.py", "test/test_list.py"} <= tests.keys()
+    assert {"test/test_heapq.py", "test/test_json/test_decode.py", "test/test_asyncio/test_locks.py"}.isdisjoint(tests)
 
 
 def test_test_folders_and_generated_tables_are_left_out(corpus: dict[str, StdlibFile]) -> None:

@@ -16,6 +16,7 @@ from raylens.sources.spec import FileSource, HubSource, SplitSlice, StdlibSource
 def test_stdlib_and_its_parts() -> None:
     assert parse_source("stdlib") == StdlibSource("stdlib", "all")
     assert parse_source("stdlib:train") == StdlibSource("stdlib:train", "train")
+    assert parse_source("stdlib:tests") == StdlibSource("stdlib:tests", "tests")
     assert parse_source("stdlib:held_out") == StdlibSource("stdlib:held_out", "held_out")
 
 
@@ -56,7 +57,7 @@ def test_hub_forms(spec: str, repo: str, config: str | None, split: str) -> None
     [
         "",
         "  ",
-        "stdlib:tests",
+        "stdlib:test",
         "stdlib:",
         "hf:",
         "hf:/name",

@@ -18,6 +18,16 @@ def sae_card(metrics: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {label} | {_estimate(held_out[name], digits)} |" for label, name, digits in _ESTIMATES)
     shares = "\n".join(f"| {label} | {held_out[name]:.2%} |" for label, name in _SHARES)
     epochs = train["tokens"] / train["recorded_tokens"]
+    active = f"{recipe['k']:g} active a token" + ("" if recipe["architecture"] == "topk" else " on average")
+    text = f"the training split of the standard library of CPython {metrics['python']}"
+    if "stdlib:tests" in train.get("texts", ()):
+        text += ",\nand as much of its test folders, without the tests of held-out files"
+    left_out = ""
+    if train.get("left_out"):
+        left_out = (
+            f"\nOf {recipe['d_sae']:,} latents, {train['left_out']:,} were left out afterwards: "
+            f"they fired on fewer than {train['min_firing_rate'] * 1e5:g} in 100,000\ntokens of that text."
+        )
     return f"""\
 ---
 license: apache-2.0
@@ -27,17 +37,17 @@ library_name: sae_lens
 # {metrics["id"]}
 
 A sparse autoencoder on `{held_out["hook"]}` of `{metrics["model"]}`, the residual stream after that block (blocks count
-from 0): {held_out["architecture"]}, {held_out["d_sae"]:,} latents, {recipe["k"]:g} active a token. SAELens format,
+from 0): {held_out["architecture"]}, {held_out["d_sae"]:,} latents, {active}. SAELens format,
 weights stored in {metrics["weights_dtype"]} and computed with in float32. Decoder rows have norm 1. The BOS position
 was left out of training: activations there mean nothing.
 
 ## Data and recipe
 
-{train["recorded_tokens"]:,} tokens of the training split of the standard library of CPython {metrics["python"]}
+{train["recorded_tokens"]:,} tokens of {text}
 (`corpus.json`, digest `{metrics["corpus"][:16]}`) in windows of {train["ctx_len"]}, activations recorded by
 `raylens record` and trained on by `raylens train`: {train["tokens"]:,} tokens ({epochs:.1f} epochs) in batches
 of {recipe["batch_size"]:,}, learning rate {recipe["learning_rate"]:g}, auxiliary loss for dead latents
-{recipe["aux_coef"]:g}, seed {recipe["seed"]}.
+{recipe["aux_coef"]:g}, seed {recipe["seed"]}.{left_out}
 
 `python -m raylens_jobs.bundle saes` makes it again, in minutes on two CPU cores.
 

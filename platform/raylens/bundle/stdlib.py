@@ -6,6 +6,9 @@ the generated charmap tables of ``encodings`` (1.3 MB of ``'\u0123'`` lines).
 
 The split is by file, fixed by the list below: nothing in ``HELD_OUT`` is ever trained on, by the
 model, its tokenizer, its SAEs or the sentence embedding.
+
+Apart from this corpus, the test folders can be read as ``tests``: more text of a like kind, for SAEs that have
+seen all else. Tests of what is held out are not among them, as they quote it.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-Split = Literal["train", "held_out", "all"]
+Split = Literal["train", "held_out", "tests", "all"]
+"""``all`` is ``train`` and ``held_out``."""
 
 HELD_OUT: frozenset[str] = frozenset(
     {
@@ -58,7 +62,11 @@ HELD_OUT: frozenset[str] = frozenset(
 # figure rests on text that was trained on.
 _REPEATED = frozenset({"pydoc_data/topics/async.txt", "pydoc_data/topics/dynamic-features.txt"})
 
-_SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"})
+_TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages"})
+_TESTS_OF_HELD_OUT = frozenset(
+    f"test_{part}" for path in HELD_OUT for part in PurePosixPath(path).with_suffix("").parts
+)
 _GENERATED = re.compile(r"encodings/(cp|iso|mac_|koi8|hp_|palmos|ptcp|tis|kz|charmap)|config-|_sysconfigdata")
 _REFERENCE_SUFFIXES = (".txt",)
 
@@ -80,7 +88,9 @@ class StdlibFile:
         return head if tail else "."
 
     @property
-    def split(self) -> Literal["train", "held_out"]:
+    def split(self) -> Literal["train", "held_out", "tests"]:
+        if not _TEST_FOLDERS.isdisjoint(PurePosixPath(self.path).parts[:-1]):
+            return "tests"
         return "held_out" if self.path in HELD_OUT else "train"
 
     @property
@@ -101,20 +111,27 @@ def python_version() -> str:
 def read_stdlib(split: Split = "all") -> Iterator[StdlibFile]:
     """Yield the corpus in a fixed order: sources by path, then reference text by path."""
     root = stdlib_root()
+    skipped = _SKIPPED_FOLDERS if split == "tests" else _SKIPPED_FOLDERS | _TEST_FOLDERS
     for suffixes in ((".py",), _REFERENCE_SUFFIXES):
-        for path in _walk(root, suffixes):
+        for path in _walk(root, suffixes, skipped):
             text = path.read_bytes().decode("utf-8", errors="replace").replace("\r\n", "\n")
             relative = path.relative_to(root).as_posix()
             files = _topics(text) if relative == "pydoc_data/topics.py" else [StdlibFile(relative, text)]
             for file in files:
-                if file.path not in _REPEATED and file.text.strip() and split in ("all", file.split):
+                usable = file.text.strip() and file.path not in _REPEATED and not _tests_held_out(file.path)
+                if usable and split in ("all", file.split):
                     yield file
 
 
-def _walk(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _tests_held_out(path: str) -> bool:
+    """Whether a file of ``tests`` may quote a held-out one, by its name or that of a folder that it is in."""
+    return not _TESTS_OF_HELD_OUT.isdisjoint(PurePosixPath(path).with_suffix("").parts)
+
+
+def _walk(root: Path, suffixes: tuple[str, ...], skipped: frozenset[str]) -> list[Path]:
     found: list[Path] = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
+        subfolders[:] = [name for name in subfolders if name not in skipped]
         found += [Path(folder, name) for name in names if name.endswith(suffixes)]
     relative = ((path.relative_to(root).as_posix(), path) for path in found if path.is_file())
     return [path for name, path in sorted(relative) if not _GENERATED.match(name)]

@@ -4,7 +4,8 @@
 form                            names
 ==============================  =================================================================
 ``stdlib``                      the running CPython's sources and reference text; ``stdlib:train``
-                                and ``stdlib:held_out`` are its two parts
+                                and ``stdlib:held_out`` are its two parts, ``stdlib:tests`` are its
+                                test folders, which belong to neither
 ``<path>``                      a file, a folder (all text files below it) or a glob, which may hold
                                 ``**``; .txt, .jsonl (also .gz, .zst), .parquet, .csv
 ``hf:<repo>[:<config>][:<split>]``  a data set of the hub, streamed
@@ -39,7 +40,7 @@ class StdlibSource:
     """The standard library's text."""
 
     spec: str
-    part: Literal["all", "train", "held_out"]
+    part: Literal["all", "train", "held_out", "tests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +130,10 @@ def parse_source(spec: str, column: str | None = None) -> TextSource:
         return StdlibSource(spec, "all")
     if spec.startswith("stdlib:"):
         part = spec.removeprefix("stdlib:")
-        if part not in ("train", "held_out"):
+        if part not in ("train", "held_out", "tests"):
             raise InputError(
                 f"{spec!r} names no part of the standard library.",
-                hint="write stdlib, stdlib:train or stdlib:held_out.",
+                hint="write stdlib, stdlib:train, stdlib:held_out or stdlib:tests.",
             )
         return StdlibSource(spec, part)
     if spec.startswith("hf:") and not spec.startswith("hf://"):
