@@ -18,7 +18,7 @@ FACTS = FeatureFacts(density=0.002, promoted=(" self", "\n", " None"))
 
 
 def excerpt(tokens: list[str], activations: list[float], i: int = 0) -> Excerpt:
-    return Excerpt(
+    return Excerpt.of(
         i, i, 0, tuple(tokens), np.zeros(len(tokens), dtype=np.int32), np.array(activations, dtype=np.float32)
     )
 

@@ -71,7 +71,7 @@ def text_for(rng: np.random.Generator, test: TokenTest) -> str:
 
 def excerpt(i: int, tokens: tuple[str, ...], activations: np.ndarray) -> Excerpt:
     ids = np.zeros(len(tokens), dtype=np.int32)
-    return Excerpt(i, i // 2, 0, tokens, ids, activations.astype(np.float32))
+    return Excerpt.of(i, i // 2, 0, tokens, ids, activations.astype(np.float32))
 
 
 def planted(

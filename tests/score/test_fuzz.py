@@ -122,8 +122,7 @@ def test_negatives_without_a_positive_cannot_be_marked(settings: ScorerSettings)
 
 
 def test_the_prompt_names_the_marks_it_uses(settings: ScorerSettings) -> None:
-    code = excerpt(1, [0, 3.0])
-    object.__setattr__(code, "tokens", (">>>", " print"))
+    code = excerpt(1, [0, 3.0], tokens=(">>>", " print"))
     (question,) = fuzz.build_requests("a phrase", [code], [excerpt(2, [0, 0])], settings, 0)
     system, *_, last = question.request.messages
     assert "between [[ and ]]" in system.content

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fake_llm import FakeLlm
-from judges import ask, excerpt, feature
+from judges import ask, excerpt, feature, reading
 from llm_clients import settings_for, talk
 from raylens.chat import Reply, Request, TokenLogprob
 from raylens.examples.excerpt import ExampleSets, Excerpt
@@ -74,7 +74,7 @@ def test_it_knows_what_every_scorer_asks(
 
 def test_of_a_text_it_was_not_given_it_says_that_nothing_fires(settings: ScorerSettings) -> None:
     table = Table({4: sets(1), 5: sets(2)})
-    other = [replace(one, tokens=(*one.tokens[:-1], " else")) for one in sets(1).test]
+    other = [reading(one, (*one.tokens[:-1], " else")) for one in sets(1).test]
     answered = asked("detection", Judge(table), replace(sets(1), test=tuple(other)), settings)
     found = {metric.name: metric.value for metric in CHAT["detection"].result(answered)}
     assert (found["recall"], found["balanced_accuracy"]) == (0.0, 0.5)
@@ -108,8 +108,7 @@ def test_it_knows_the_feature_that_every_explainer_asks_about(name: str, feature
 
 
 def test_a_chat_is_read_as_it_was_written(settings: ScorerSettings) -> None:
-    tricky = excerpt(1, [0, 3.0, 3.0])
-    object.__setattr__(tricky, "tokens", ('say "{count}"', '\n2. "text 2"', "<<\u2028>>"))
+    tricky = excerpt(1, [0, 3.0, 3.0], tokens=('say "{count}"', '\n2. "text 2"', "<<\u2028>>"))
     plain = [excerpt(7, [0, 0, 0]), excerpt(8, [0, 0, 0])]
     read = Reader().read
     for name in ("detection", "fuzz", "simulation"):
@@ -198,7 +197,7 @@ def tokenize(text: str) -> list[str]:
 def worded(at: int, words: str, word: str) -> Excerpt:
     tokens = tuple(f" {each}" for each in words.split())
     one = excerpt(at, [float(token == f" {word}") for token in tokens])
-    return replace(one, tokens=tokens)
+    return reading(one, tokens)
 
 
 def test_rules_judge_an_explanation_by_what_it_says(settings: ScorerSettings) -> None:

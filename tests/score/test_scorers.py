@@ -171,8 +171,7 @@ def test_recall_puts_recall_first(settings: ScorerSettings) -> None:
 
 
 def test_a_question_shows_its_texts_and_nothing_that_tells(settings: ScorerSettings) -> None:
-    tricky = excerpt(1, [0, 3.0])
-    object.__setattr__(tricky, "tokens", ('say "{count}"', '\n2. "text 2"'))
+    tricky = excerpt(1, [0, 3.0], tokens=('say "{count}"', '\n2. "text 2"'))
     (question,) = detection.build_requests("names {texts}", [tricky], [excerpt(7, [0, 0])], settings, 0)
     shown = question.request.messages[-1].content.split("\n")
     assert shown[0] == "Description: names {texts}"

@@ -23,7 +23,7 @@ def excerpts(first: int, *, active: bool) -> list[Excerpt]:
         activations[24] = (1 + number / 10) if active else 0
         tokens = tuple(f" word{place}" for place in range(32))
         made.append(
-            Excerpt(
+            Excerpt.of(
                 number, number, 0, tokens, np.arange(32, dtype=np.int32), activations, number % 10 if active else None
             )
         )

@@ -17,19 +17,30 @@ Judge = Callable[[Question], Reply]
 
 
 def excerpt(
-    at: int, activations: Sequence[float], *, doc_id: int | None = None, quantile: int | None = None
+    at: int,
+    activations: Sequence[float],
+    *,
+    doc_id: int | None = None,
+    quantile: int | None = None,
+    tokens: Sequence[str] | None = None,
 ) -> Excerpt:
-    """Window ``at``; token ``k`` reads `` w<at>_<k>``."""
+    """Window ``at``; token ``k`` reads `` w<at>_<k>``, or as ``tokens`` say."""
     n = len(activations)
-    return Excerpt(
+    return Excerpt.of(
         window_id=at,
         doc_id=at if doc_id is None else doc_id,
         start=0,
-        tokens=tuple(f" w{at}_{k}" for k in range(n)),
+        tokens=tokens or [f" w{at}_{k}" for k in range(n)],
         token_ids=np.arange(n, dtype=np.int32),
         activations=np.array(activations, np.float32),
         quantile=quantile,
     )
+
+
+def reading(one: Excerpt, tokens: Sequence[str]) -> Excerpt:
+    """The same excerpt with other text in it, a token each."""
+    assert len(tokens) == len(one.token_ids)
+    return Excerpt.of(one.window_id, one.doc_id, one.start, tokens, one.token_ids, one.activations, one.quantile)
 
 
 def feature(n_positive: int, n_negative: int, *, length: int = 8, seed: int = 0) -> tuple[list[Excerpt], list[Excerpt]]:

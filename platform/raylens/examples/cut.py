@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,13 +38,10 @@ class WindowTokens:
     def n_text_tokens(self) -> int:
         return len(self.token_ids) - self.n_prefix
 
-    def pieces(self, first: int, last: int) -> list[str]:
-        """Text of each token of ``[first, last)``, positions within the window."""
-        ends = self.offsets[first : last + 1].tolist()
-        if last == len(self.token_ids):
-            ends.append(len(self.text))
-        text = self.text
-        return [text[begin:end] for begin, end in pairwise(ends)]
+    def spelled(self, first: int, last: int) -> str:
+        """Text of the tokens ``[first, last)``, positions within the window, at least one."""
+        end = self.offsets[last] if last < len(self.offsets) else None
+        return self.text[self.offsets[first] : end]
 
 
 Look = Callable[[int], WindowTokens | None]
@@ -115,18 +111,19 @@ def _join(
     window, first, last = parts[0]
     start = window.start + first - window.n_prefix - home.start
     if len(parts) == 1:
-        ids, tokens = window.token_ids[first:last], tuple(window.pieces(first, last))
+        ids, starts = window.token_ids[first:last], window.offsets[first:last]
         activations = np.zeros(last - first, np.float32)
         positions, values = rows.within(window.window_id, first, last)
         if len(values):
             activations[positions - first] = values
-        return Excerpt(home.window_id, home.doc_id, start, tokens, ids, activations, band)
+        text = window.spelled(first, last)
+        return Excerpt(home.window_id, home.doc_id, start, text, starts, ids, activations, band)
     each = [_join(rows, [part], home, band) for part in parts]
-    return Excerpt(
+    return Excerpt.of(
         home.window_id,
         home.doc_id,
         start,
-        tuple(token for one in each for token in one.tokens),
+        [token for one in each for token in one.tokens],
         np.concatenate([one.token_ids for one in each]),
         np.concatenate([one.activations for one in each]),
         band,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,10 @@ class Excerpt:
         window_id: The window that its peak lies in; of an excerpt on which the feature is silent, its first token's.
         doc_id: The document.
         start: Index of its first token within that window; negative where it begins in a window before.
-        tokens: The text each token stands for; joined, they are the excerpt's text.
-        token_ids: ``[len(tokens)]`` int32.
-        activations: ``[len(tokens)]`` float32, 0 where the feature is silent.
+        text: What its tokens spell.
+        starts: ``[n]`` integers, first character of each token in ``text``, plus ``starts[0]``, which need not be 0.
+        token_ids: ``[n]`` int32.
+        activations: ``[n]`` float32, 0 where the feature is silent.
         quantile: Which of the equal-count bands of strength its window belongs to, 0 the weakest; None of a
             negative, and where windows were not drawn by band.
     """
@@ -27,14 +30,34 @@ class Excerpt:
     window_id: int
     doc_id: int
     start: int
-    tokens: tuple[str, ...]
+    text: str
+    starts: NDArray[np.integer]
     token_ids: NDArray[np.int32]
     activations: NDArray[np.float32]
     quantile: int | None = None
 
+    @classmethod
+    def of(
+        cls,
+        window_id: int,
+        doc_id: int,
+        start: int,
+        tokens: Sequence[str],
+        token_ids: NDArray[np.int32],
+        activations: NDArray[np.float32],
+        quantile: int | None = None,
+    ) -> Excerpt:
+        """An excerpt of ``tokens``, the text that each stands for."""
+        starts = np.cumsum([0, *map(len, tokens)])[:-1]
+        return cls(window_id, doc_id, start, "".join(tokens), starts, token_ids, activations, quantile)
+
     @cached_property
-    def text(self) -> str:
-        return "".join(self.tokens)
+    def tokens(self) -> tuple[str, ...]:
+        """The text each token stands for; joined, they are ``text``."""
+        # Cut when asked for: who shows an excerpt as plain text never needs them.
+        starts = self.starts.tolist()
+        first, text = (starts or [0])[0], self.text
+        return tuple([text[a - first : b - first] for a, b in pairwise([*starts, first + len(text)])])
 
     @cached_property
     def peak(self) -> float:

@@ -189,10 +189,12 @@ def _around_peak(excerpt: Excerpt, width: int) -> Excerpt:
     # More of what comes before than after: a causal model has seen only that when the feature fires.
     first = int(np.clip(int(np.argmax(excerpt.activations)) - (3 * width) // 4, 0, n - width))
     kept = slice(first, first + width)
-    return replace(
-        excerpt,
-        start=excerpt.start + first,
-        tokens=excerpt.tokens[kept],
-        token_ids=excerpt.token_ids[kept],
-        activations=excerpt.activations[kept],
+    return Excerpt.of(
+        excerpt.window_id,
+        excerpt.doc_id,
+        excerpt.start + first,
+        excerpt.tokens[kept],
+        excerpt.token_ids[kept],
+        excerpt.activations[kept],
+        excerpt.quantile,
     )
