@@ -76,8 +76,9 @@ def run_explain(
 
     Returns:
         ``features`` explained now, ``features_total`` that the pass is about, how many ended with each status,
-        ``unanswered`` that a rerun asks about again, ``pass_id``, ``seconds``, and where a model was asked its
-        ``usage`` and ``lost``: why features have no explanation, with how many.
+        ``unanswered`` that a rerun asks about again, ``pass_id``, ``seconds``, ``random_negatives`` (silent excerpts
+        that are random where nearer ones were wanted), and where a model was asked its ``usage`` and ``lost``: why
+        features have no explanation, with how many.
 
     Raises:
         InputError: The SAE has no such feature, the cache cannot be split into explainers' and scorers' documents,
@@ -115,8 +116,11 @@ def run_explain(
             tasks = [
                 (lambda batch=batch: explain_batch.remote(of, batch), len(batch)) for batch in batches(missing, _BATCH)
             ]
-            for found in on_ray(tasks, "explaining", journal, report):
+            n_random = 0
+            for found, at_random in on_ray(tasks, "explaining", journal, report):
                 statuses.update(found)
+                n_random += at_random
+            told = {"random_negatives": n_random}
     return {
         "features": sum(statuses.values()),
         "features_total": len(wanted),
@@ -165,6 +169,7 @@ class _Asking(Questions[list[dict[str, Any] | None]]):
 
     async def ask(self, features: Sequence[int]) -> list[dict[str, Any] | None]:
         found: list[ToAsk] = await result_of(self._requests(list(features), self._asked.max_len))
+        self.n_random += sum(one.n_random for one in found)
         return await all_of(self._row(one) for one in found)
 
     def _requests(self, features: list[int], max_len: int) -> Any:
@@ -220,9 +225,15 @@ class _Asking(Questions[list[dict[str, Any] | None]]):
         said = read_reply(reply)
         if isinstance(said, str):
             return one, said
+        useless = self.useless[one.feature]
+        useless.append(request)
         again = replace(request, messages=retry_messages(request.messages, reply.text, said, self._asked.prompts))
         try:
             retried = read_reply(await self._patient.ask(again))
         except ContextTooLongError:
             return one, said
-        return one, retried if isinstance(retried, str) else Unreadable(f"{said.reason} Asked again: {retried.reason}")
+        if isinstance(retried, str):
+            useless.clear()  # the first reply led to this one, which a rerun shall find without asking
+            return one, retried
+        useless.append(again)
+        return one, Unreadable(f"{said.reason} Asked again: {retried.reason}")

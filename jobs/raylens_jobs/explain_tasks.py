@@ -40,6 +40,7 @@ class ToAsk:
         n_tokens: Of the request and its answer, as estimated.
         status: Of a feature that is settled.
         error: Likewise.
+        n_random: Silent excerpts shown that are random where nearer ones were wanted.
     """
 
     feature: int
@@ -49,18 +50,25 @@ class ToAsk:
     n_tokens: int = 0
     status: str = ""
     error: str = ""
+    n_random: int = 0
 
 
 @ray.remote(num_cpus=1)
-def explain_batch(of: Pass, features: list[int]) -> dict[str, int]:
-    """Explain some features by rules and store the rows; returns how many ended with each status."""
+def explain_batch(of: Pass, features: list[int]) -> tuple[dict[str, int], int]:
+    """Explain some features by rules and store the rows.
+
+    Returns:
+        How many ended with each status, and how many silent excerpts were random where nearer ones were wanted.
+    """
     rows: list[dict[str, Any]] = []
+    n_random = 0
     now = datetime.now(UTC)
     for feature, sets in examples_of(of).sets(features, len(features), TRAIN):
         row: dict[str, Any] = {"feature": feature, "run_id": of.run_id, "explainer": "lexical", "created_at": now}
         if isinstance(sets, Unusable):
             rows.append(row | {"status": sets.status, "error": sets.reason, "n_examples": 0, "trimmed": False})
             continue
+        n_random += sets.n_random
         found = explain_lexically(sets)
         row |= {"n_examples": len(sets.train), "trimmed": False}
         if found is None:
@@ -70,7 +78,7 @@ def explain_batch(of: Pass, features: list[int]) -> dict[str, int]:
         rows.append(row | said | {"status": "ok", "explanation_id": explanation_id(of, feature, said)})
     of.findings().write(features, pa.Table.from_pylist(rows, schema=schema.EXPLANATIONS))
     statuses = [row["status"] for row in rows]
-    return {status: statuses.count(status) for status in set(statuses)}
+    return {status: statuses.count(status) for status in set(statuses)}, n_random
 
 
 def explanation_id(of: Pass, feature: int, said: dict[str, Any]) -> str:
@@ -95,7 +103,16 @@ def requests_batch(of: Pass, features: list[int], explainer: str, prompts: Promp
             found.append(ToAsk(feature, None, 0, trimmed=False, status="failed", error=error.message))
             continue
         needs = fitted.n_tokens + fitted.request.max_tokens
-        found.append(ToAsk(feature, fitted.request, fitted.n_shown, trimmed=fitted.trimmed, n_tokens=needs))
+        found.append(
+            ToAsk(
+                feature,
+                fitted.request,
+                fitted.n_shown,
+                trimmed=fitted.trimmed,
+                n_tokens=needs,
+                n_random=sets.n_random,
+            )
+        )
     return found
 
 

@@ -75,6 +75,10 @@ class Patient:
         """As :meth:`Asker.losses`, and as :meth:`ask`."""
         return await self._counted(lambda: self._asker.losses(context, text))
 
+    async def forget(self, request: Request) -> None:
+        """As :meth:`Asker.forget`; nothing is sent for it, so that it goes on after :meth:`close`."""
+        await self._asker.forget(request)
+
     def _end(self, error: RaylensError) -> None:
         self.close()
         self.why = self.why or error

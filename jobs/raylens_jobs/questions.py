@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+from raylens.chat import Request
 from raylens.llm.settings import ChatSettings
 from raylens.llm.spend import Usage
 from raylens.store.runs import RunJournal
@@ -29,6 +30,9 @@ class Questions(ABC, Generic[T]):
         what: What goes on, for errors: ``explaining``.
         batch: Features that are asked about together.
         lost: Why something went without an answer, with how many.
+        useless: By feature, what was answered in a way that cannot be read. Once the feature is stored as failed,
+            those answers are forgotten, so that whoever asks for it anew gets others.
+        n_random: Silent excerpts that are random where nearer ones were wanted.
     """
 
     what: ClassVar[str]
@@ -37,6 +41,8 @@ class Questions(ABC, Generic[T]):
     def __init__(self, chat: ChatSettings, workspace: Workspace, journal: RunJournal, report: Report) -> None:
         self.chat = chat
         self.lost: Counter[str] = Counter()
+        self.useless: defaultdict[int, list[Request]] = defaultdict(list)
+        self.n_random = 0
         self._workspace, self._journal, self._report = workspace, journal, report
         self._patient: Patient
 
@@ -69,12 +75,19 @@ class Questions(ABC, Generic[T]):
             async with open_asker(self.chat, self._workspace) as asker:
                 self._patient = Patient(asker, concurrency)
                 most = ahead(self.batch * questions_a_feature, concurrency)
-                await run_lane(batches(missing, self.batch), self.ask, self.keep, watch, self._patient, most)
+                await run_lane(batches(missing, self.batch), self.ask, self._keep, watch, self._patient, most)
                 usage = asker.usage
         if self._journal.stop_requested() and done < len(missing):
             raise stopped_early(self._journal, done, len(missing))
         return usage
 
+    async def _keep(self, features: Sequence[int], found: T) -> int:
+        settled = await self.keep(features, found)
+        for request in [request for feature in features for request in self.useless.pop(feature, ())]:
+            await self._patient.forget(request)
+        return settled
+
     def told(self, usage: Usage) -> dict[str, Any]:
-        """Usage and losses, for the figures of the run."""
-        return {"usage": usage.plain(), "lost": dict(self.lost.most_common(_REASONS))}
+        """Usage, losses and makeshifts, for the figures of the run."""
+        lost = dict(self.lost.most_common(_REASONS))
+        return {"usage": usage.plain(), "lost": lost, "random_negatives": self.n_random}

@@ -74,8 +74,9 @@ def run_score(
         chat: The model that judges; None where no scorer asks one.
 
     Returns:
-        ``features`` scored now, ``features_total``, ``pass_id``, ``seconds``, and where a model judged its ``usage``
-        and ``lost``: why items went unanswered, with how many.
+        ``features`` scored now, ``features_total``, ``pass_id``, ``seconds``, ``random_negatives`` (silent excerpts
+        that are random where nearer ones were wanted), and where a model judged its ``usage`` and ``lost``: why items
+        went unanswered, with how many.
 
     Raises:
         InputError: The pass has explained nothing, or a scorer needs a model and none is given.
@@ -136,8 +137,7 @@ def run_score(
                 )
                 for batch in batches(missing, _BATCH)
             ]
-            for _ in on_ray(tasks, "scoring", journal, report):
-                pass
+            found = {"random_negatives": sum(on_ray(tasks, "scoring", journal, report))}
     return {
         "features": len(missing),
         "features_total": len(items),
@@ -220,6 +220,7 @@ class _Judging(Questions[_Answered]):
         found: ToJudge = await result_of(
             questions_batch.remote(self._of, items, list(self._judge.scorers), self._judge.settings, self._judge.domain)
         )
+        self.n_random += found.n_random
         asked: list[Any] = [self._judged(one) for one in found.asking]
         asked += [self._read(one) for one in found.reading]
         answered = await all_of(asked)
@@ -231,11 +232,11 @@ class _Judging(Questions[_Answered]):
         return await result_of(store_batch.remote(self._of, items, prepared.rows, judged, read, self._judge.chat.model))
 
     async def _judged(self, asking: Asking) -> tuple[Asking, list[Answered]]:
-        answers = await all_of(self._answer(asking.scorer, one) for one in asking.questions)
+        answers = await all_of(self._answer(asking, one) for one in asking.questions)
         silent = asking.silent()
         return silent, list(zip(silent.questions, answers, strict=True))
 
-    async def _answer(self, scorer: str, question: Question) -> Any:
+    async def _answer(self, asking: Asking, question: Question) -> Any:
         try:
             reply = await self._patient.ask(question.request)
         except Gone:
@@ -243,9 +244,11 @@ class _Judging(Questions[_Answered]):
         except (EndpointUnavailableError, RequestRefusedError) as error:
             answer = Unreadable(error.message)
         else:
-            answer = chat_scorer(scorer).read_reply(question, reply)
+            answer = chat_scorer(asking.scorer).read_reply(question, reply)
+            if isinstance(answer, Unreadable):
+                self.useless[asking.item.feature].append(question.request)
         if isinstance(answer, Unreadable):
-            self.lost[f"{scorer}: {answer.reason}"] += len(question.item_ids)
+            self.lost[f"{asking.scorer}: {answer.reason}"] += len(question.item_ids)
         return answer
 
     async def _read(self, reading: Reading) -> tuple[Reading, Losses, Losses]:

@@ -112,11 +112,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class ToJudge:
-    """A batch: rows that are settled, and what a language model is needed for."""
+    """A batch: rows that are settled, and what a language model is needed for.
+
+    ``n_random`` counts silent excerpts that are random where nearer ones were wanted.
+    """
 
     rows: list[dict[str, Any]]
     asking: list[Asking]
     reading: list[Reading]
+    n_random: int
 
 
 Losses = Sequence[NDArray[np.floating] | None]
@@ -124,9 +128,17 @@ Losses = Sequence[NDArray[np.floating] | None]
 
 @ray.remote(num_cpus=1)
 def score_batch(of: Pass, items: list[ToScore], scorers: list[ScorerName], domain: str | None) -> int:
-    """Score explanations with scorers that need no model, and store the rows; returns how many features."""
-    rows = [row for _, sets, item in _with_examples(of, items) for row in _direct(of, item, sets, scorers, domain)]
-    return _write(of, items, rows)
+    """Score explanations with scorers that need no model, and store the rows.
+
+    Returns how many silent excerpts were random where nearer ones were wanted.
+    """
+    rows: list[dict[str, Any]] = []
+    n_random = 0
+    for _, sets, item in _with_examples(of, items):
+        rows += _direct(of, item, sets, scorers, domain)
+        n_random += sets.n_random if item.control is None else 0  # the control is held against the same ones
+    _write(of, items, rows)
+    return n_random
 
 
 @ray.remote(num_cpus=1)
@@ -134,7 +146,10 @@ def questions_batch(
     of: Pass, items: list[ToScore], scorers: list[ScorerName], settings: ScorerSettings, domain: str | None
 ) -> ToJudge:  # fmt: skip
     """Rows of scorers that need no model, and the questions of those that do."""
-    found = ToJudge([], [], [])
+    rows: list[dict[str, Any]] = []
+    asking: list[Asking] = []
+    reading: list[Reading] = []
+    n_random = 0
     plain: dict[int, ExampleSets | Unusable] = {}
     if recall.SCORER in scorers:
         # Whole pieces as the corpus was cut, against random ones, whatever the other scorers see.
@@ -142,18 +157,19 @@ def questions_batch(
         features = sorted({item.feature for item in items})
         plain = dict(examples_of(replace(of, config=config)).sets(features, len(features), TEST))
     for feature, sets, item in _with_examples(of, items):
-        found.rows.extend(_direct(of, item, sets, scorers, domain))
+        n_random += sets.n_random if item.control is None else 0
+        rows += _direct(of, item, sets, scorers, domain)
         for name in (name for name in scorers if name in CHAT):
             if name in _UNCONTROLLED and item.control is not None:
                 continue
             seed = feature_seed(of.config.seed, of.sae, feature, name, item.control)
             asks = _asking(of, item, name, seed, plain[feature] if name == recall.SCORER else sets, settings)
             if asks is not None:
-                found.asking.append(asks)
+                asking.append(asks)
         if surprisal.SCORER in scorers:
             seed = feature_seed(of.config.seed, of.sae, feature, surprisal.SCORER, item.control)
-            found.reading.append(_reading(item, seed, sets, settings))
-    return found
+            reading.append(_reading(item, seed, sets, settings))
+    return ToJudge(rows, asking, reading, n_random)
 
 
 def _asking(

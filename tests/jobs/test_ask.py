@@ -239,6 +239,28 @@ def test_an_answer_that_says_nothing_is_asked_for_once_more_and_then_a_failed_ro
     assert "no explanation to score" in err
 
 
+def test_what_could_not_be_read_is_asked_anew_where_a_pass_is_made_anew(
+    copy: Workspace, raylens: Run, llm: FakeLlm, judge: Judge, sets: dict[int, ExampleSets]
+) -> None:
+    unwilling: list[str] = []
+
+    def respond(asked: Asked) -> Answer | str:
+        chat = "".join(message["content"] for message in asked.body["messages"])
+        unwilling.append(chat) if not unwilling else None
+        return "I would rather not" if chat.startswith(unwilling[0]) else judge(asked)
+
+    llm.respond = respond
+    assert explain(raylens, llm, sets, 3)["statuses"] == {"ok": 2, "failed": 1}
+    assert len(llm.asked) == 4, "once more with the reason"
+    assert explain(raylens, llm, sets, 3)["features"] == 0, "a failed row is settled"
+    (pass_,) = passes(copy.cache(copy.caches()[0]), SaeId.parse(SAE), "explanations")
+    pass_.discard()
+    llm.respond = judge
+    again = explain(raylens, llm, sets, 3)
+    assert again["statuses"] == {"ok": 3}
+    assert (again["usage"]["cached"], len(llm.asked)) == (2, 5), "the others are not asked about again"
+
+
 def test_a_context_that_is_too_long_is_trimmed_and_the_row_says_so(
     copy: Workspace, raylens: Run, llm: FakeLlm, judge: Judge, sets: dict[int, ExampleSets]
 ) -> None:

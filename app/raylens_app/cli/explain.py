@@ -10,7 +10,7 @@ import typer
 from raylens.errors import InputError, RunError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import duration, print_json, print_text
-from raylens_app.cli.passes import one_sae, print_usage, run_explain
+from raylens_app.cli.passes import one_sae, print_notes, run_explain
 from raylens_app.cli.state import state_of
 
 _EXAMPLES: Final = "Examples"
@@ -162,7 +162,7 @@ def explain(
         f"{figures['features']:,} features of {one.sae} in {duration(figures['seconds'])}"
         + (f": {', '.join(counts)}" if counts else "; nothing was missing")
     )
-    print_usage(figures)
+    print_notes(figures)
     if nothing is not None:
         raise nothing
     place = f"--sae {one.sae} --cache {one.cache_id} --pass {figures['pass_id']}"

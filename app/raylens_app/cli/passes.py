@@ -72,8 +72,10 @@ def _pace(p: PassProgress) -> str:
     return f"{rate:,.1f} features/s" + (f", {duration(left)} left" if left >= 1 else "")
 
 
-def print_usage(figures: Mapping[str, Any]) -> None:
-    """What a language model was asked, what that cost, and why items went unanswered; nothing where none was asked."""
+def print_notes(figures: Mapping[str, Any]) -> None:
+    """Makeshifts there were; what a language model was asked, what that cost, and why items went unanswered."""
+    if figures.get("random_negatives"):
+        print_text(f"{figures['random_negatives']:,} silent excerpts are random: there were too few nearer ones")
     usage = figures.get("usage")
     if usage is None:
         return

@@ -10,7 +10,7 @@ import typer
 from raylens.errors import InputError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import print_json, print_text
-from raylens_app.cli.passes import one_sae, print_usage, run_score
+from raylens_app.cli.passes import one_sae, print_notes, run_score
 from raylens_app.cli.score_card import print_card, score_card
 from raylens_app.cli.state import state_of
 
@@ -131,7 +131,7 @@ def score(
         f"{figures['features_total']:,} explanations of {one.sae} in cache {one.cache_id}, on held-out documents"
     )
     print_card(card)
-    print_usage(figures)
+    print_notes(figures)
 
 
 def last_explained(found: Sequence[Findings], features: Collection[int] | None) -> Findings:

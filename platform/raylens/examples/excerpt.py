@@ -80,6 +80,7 @@ class ExampleSets:
         test_negatives: Likewise, of documents that no ``train`` or ``train_negatives`` excerpt is of.
         max_activation: The feature's largest over the whole cache; what levels 0–10 are relative to.
         rate: Share of all pieces of the cache in which it fires; None where that is not known.
+        n_random: Negatives that are random though nearer ones were wanted, of which there were too few.
     """
 
     train: tuple[Excerpt, ...]
@@ -88,3 +89,4 @@ class ExampleSets:
     test_negatives: tuple[Excerpt, ...]
     max_activation: float
     rate: float | None = None
+    n_random: int = 0

@@ -67,7 +67,14 @@ class Drawn:
 
 
 class NegativeSource(Protocol):
-    """Chooses pieces in which a feature is silent; numbers are those of :class:`Universe`."""
+    """Chooses pieces in which a feature is silent; numbers are those of :class:`Universe`.
+
+    Attributes:
+        filled: By feature, how many of its pieces are random where nearer ones were wanted; who reads a count takes
+            it out.
+    """
+
+    filled: dict[int, int]
 
     def __call__(self, drawn: Drawn) -> NDArray[np.int64]: ...
 
@@ -81,9 +88,19 @@ def at_random(drawn: Drawn) -> NDArray[np.int64]:
     return random_negatives(drawn.candidates, drawn.active, drawn.n, drawn.rng)
 
 
+class RandomNegatives:
+    """:func:`at_random`, where nothing nearer is wanted."""
+
+    def __init__(self) -> None:
+        self.filled: dict[int, int] = {}
+
+    def __call__(self, drawn: Drawn) -> NDArray[np.int64]:
+        return at_random(drawn)
+
+
 def random_source(_: ExampleReader) -> NegativeSource:
-    """:func:`at_random`, for any reader."""
-    return at_random
+    """Random negatives for any reader."""
+    return RandomNegatives()
 
 
 def require_unpacked(reader: CacheReader) -> None:
@@ -197,7 +214,8 @@ class ExampleReader:
             drawn = Drawn(feature, self._candidates[test], active, active[own[picked]], config.n_non_activating, rng)
             silent.append(self.negatives(drawn))
         rate = len(pieces) / len(self.universe)
-        return _Choice(rows, (shown[0], shown[1]), (silent[0], silent[1]), float(pieces.peak.max()), rate)
+        n_random = self.negatives.filled.pop(feature, 0)
+        return _Choice(rows, (shown[0], shown[1]), (silent[0], silent[1]), float(pieces.peak.max()), rate, n_random)
 
     def _fetch(self, choices: Sequence[_Choice]) -> None:
         """Read the windows that these choices lie in, and those that a centred excerpt reaches into."""
@@ -239,7 +257,8 @@ class ExampleReader:
                     for w, p in zip(window.tolist(), piece.tolist(), strict=True)
                 )
             )
-        return ExampleSets(shown[0], shown[1], silent[0], silent[1], choice.max_activation, choice.rate)
+        train, test = shown
+        return ExampleSets(train, test, silent[0], silent[1], choice.max_activation, choice.rate, choice.n_random)
 
     def _look(self, window_id: int) -> WindowTokens | None:
         if not 0 <= window_id < len(self.universe.doc_id):
@@ -278,6 +297,7 @@ class _Choice:
     silent: tuple[NDArray[np.int64], NDArray[np.int64]]
     max_activation: float
     rate: float
+    n_random: int
 
 
 _NONE: Final = np.zeros(0, np.int64)

@@ -54,7 +54,7 @@ def numbers(reader: ExampleReader, excerpts: Any) -> list[int]:
 
 
 def test_co_firing_features_give_the_negatives(reader: CacheReader) -> None:
-    plain, negatives, found = drawn(
+    plain, _, found = drawn(
         reader, lambda plain: NeighbourNegatives(stored_relatives(reader, SAE, "co-occurrence"), plain.active_numbers)
     )
     assert len(found) > 10
@@ -66,7 +66,7 @@ def test_co_firing_features_give_the_negatives(reader: CacheReader) -> None:
             taken = numbers(plain, silent)
             assert len(taken) == len(set(taken)) == 8
             assert not own & set(taken)
-            if feature not in negatives.filled:
+            if not sets.n_random:
                 assert set(taken) <= related
                 exact += 1
     assert exact > 10
@@ -76,8 +76,9 @@ def test_too_few_are_filled_up_at_random_and_counted(reader: CacheReader) -> Non
     _, negatives, found = drawn(
         reader, lambda plain: NeighbourNegatives(given_relatives({3: [3], 4: [4, 5]}), plain.active_numbers)
     )
-    assert negatives.filled[3] == 16, "a feature's own pieces are no negatives"
-    assert 4 not in found or negatives.filled.get(4, 0) < 16
+    assert found[3].n_random == 16, "a feature's own pieces are no negatives"
+    assert 4 not in found or found[4].n_random < 16
+    assert negatives.filled == {}, "nothing piles up"
     assert all(len(sets.test_negatives) == 8 for sets in found.values())
     assert not any(one.is_active for sets in found.values() for one in sets.test_negatives)
 

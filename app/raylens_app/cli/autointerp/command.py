@@ -126,7 +126,7 @@ def _told(verbose: bool) -> AbstractContextManager[object]:
 
 
 def _print(done: Mapping[str, Any]) -> None:
-    from raylens_app.cli.passes import print_usage
+    from raylens_app.cli.passes import print_notes
     from raylens_app.cli.score_card import print_card
 
     print_text(f"cache {done['cache_id']}: {done['tokens']:,} tokens")
@@ -136,5 +136,5 @@ def _print(done: Mapping[str, Any]) -> None:
         if one["card"]:
             print_card(one["card"])
         if one["usage"]:
-            print_usage(one)
+            print_notes(one)
     print_text(f"results in {done['results']}")
