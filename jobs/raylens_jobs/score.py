@@ -91,7 +91,7 @@ def run_score(
         )
     rows = [
         row
-        for row in explanations.read().to_pylist()
+        for row in explanations.each(["feature", "status", "explanation_id", "explainer", "explanation", "rule"])
         if row["status"] == "ok" and (config.features is None or row["feature"] in config.features)
     ]
     if not rows:

@@ -174,7 +174,8 @@ def test_text_that_was_trained_on_is_refused_unless_allowed(make_record: MakeRec
 
 
 def test_overlap_of_corpora() -> None:
-    train, held_out, whole = ({"kind": "stdlib", "part": part} for part in ("train", "held_out", "all"))
+    parts = ("train", "held_out", "all", "tests")
+    train, held_out, whole, tests = ({"kind": "stdlib", "part": part} for part in parts)
     a, b = {"kind": "files", "sha256": "1"}, {"kind": "files", "sha256": "2"}
     hub = {"kind": "hub", "repo": "r", "config": None, "split": "train[:1%]"}
     assert overlap([train], [whole])
@@ -184,7 +185,9 @@ def test_overlap_of_corpora() -> None:
     assert overlap([hub], [{**hub, "split": "train"}])
     assert overlap([hub], [{**hub, "split": "train[100:]"}])  # how many rows 1 % are is not known here
     assert overlap([{**hub, "split": "train[10:30]"}], [{**hub, "split": "train[29:]"}])
+    assert overlap([tests], [tests])
     assert not overlap([train], [held_out])
+    assert not any(overlap([tests], [other]) for other in (train, held_out, whole))
     assert not overlap([a], [b])
     assert not overlap([hub], [{**hub, "split": "test"}])
     assert not overlap([hub], [{**hub, "split": "train[1%:]"}])  # most data sets of text have no other split

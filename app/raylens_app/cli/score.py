@@ -137,7 +137,7 @@ def score(
 def last_explained(found: Sequence[Findings], features: Collection[int] | None) -> Findings:
     """The last pass that explained any of these features: an endpoint that was down leaves one that holds nothing."""
     for each in reversed(found):
-        rows = each.read().select(["feature", "status"]).to_pylist()
+        rows = each.each(["feature", "status"])
         if any(row["status"] == "ok" and (not features or row["feature"] in features) for row in rows):
             return each
     return found[-1]

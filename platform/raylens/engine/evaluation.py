@@ -179,7 +179,9 @@ def _overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         return False
     match a.get("kind"):
         case "stdlib":
-            return {a.get("part"), b.get("part")} != {"train", "held_out"}
+            return a.get("part") == b.get("part") or (
+                "all" in (a.get("part"), b.get("part")) and "tests" not in (a.get("part"), b.get("part"))
+            )
         case "hub":
             return all(a.get(name) == b.get(name) for name in ("repo", "config")) and _share_rows(a, b)
         case _:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,41 +66,34 @@ class Drawn:
     rng: np.random.Generator
 
 
-class NegativeSource(Protocol):
-    """Chooses pieces in which a feature is silent; numbers are those of :class:`Universe`.
+@dataclass(frozen=True, eq=False)
+class Negatives:
+    """Pieces in which a feature is silent.
 
     Attributes:
-        filled: By feature, how many of its pieces are random where nearer ones were wanted; who reads a count takes
-            it out.
+        numbers: ``[n]`` int64, of :class:`Universe`.
+        n_random: How many of them are random where nearer ones were wanted.
     """
 
-    filled: dict[int, int]
+    numbers: NDArray[np.int64]
+    n_random: int = 0
 
-    def __call__(self, drawn: Drawn) -> NDArray[np.int64]: ...
 
+NegativeSource = Callable[[Drawn], Negatives]
+"""Chooses pieces in which a feature is silent."""
 
 SourceFor = Callable[["ExampleReader"], NegativeSource]
 """Makes the source of one reader's negatives: what fires where is known to the reader alone."""
 
 
-def at_random(drawn: Drawn) -> NDArray[np.int64]:
-    """Any silent pieces, without replacement."""
-    return random_negatives(drawn.candidates, drawn.active, drawn.n, drawn.rng)
-
-
-class RandomNegatives:
-    """:func:`at_random`, where nothing nearer is wanted."""
-
-    def __init__(self) -> None:
-        self.filled: dict[int, int] = {}
-
-    def __call__(self, drawn: Drawn) -> NDArray[np.int64]:
-        return at_random(drawn)
+def at_random(drawn: Drawn) -> Negatives:
+    """Any silent pieces, without replacement, where nothing nearer is wanted."""
+    return Negatives(random_negatives(drawn.candidates, drawn.active, drawn.n, drawn.rng))
 
 
 def random_source(_: ExampleReader) -> NegativeSource:
     """Random negatives for any reader."""
-    return RandomNegatives()
+    return at_random
 
 
 def require_unpacked(reader: CacheReader) -> None:
@@ -195,7 +188,7 @@ class ExampleReader:
         active = self.universe.numbers(pieces)
         is_test = self.universe.is_test[pieces.window_id]
         shown: list[tuple[Pieces, NDArray[np.int64]]] = []
-        silent: list[NDArray[np.int64]] = []
+        silent: list[Negatives] = []
         for test, n in ((False, config.n_examples_train), (True, config.n_examples_test)):
             side: Part = "test" if test else "train"
             own = np.flatnonzero(is_test == test)
@@ -208,14 +201,15 @@ class ExampleReader:
             picked, band = choose(pieces.peak[own], n, config.sampling, rng, config.n_quantiles)
             shown.append((pieces.take(own[picked]), band) if side in parts else (pieces.take(_NONE), _NONE))
             if beside not in parts:
-                silent.append(_NONE)
+                silent.append(Negatives(_NONE))
                 continue
             rng = feature_rng(config.seed, str(self.sae), feature, f"{side} negatives")
             drawn = Drawn(feature, self._candidates[test], active, active[own[picked]], config.n_non_activating, rng)
             silent.append(self.negatives(drawn))
         rate = len(pieces) / len(self.universe)
-        n_random = self.negatives.filled.pop(feature, 0)
-        return _Choice(rows, (shown[0], shown[1]), (silent[0], silent[1]), float(pieces.peak.max()), rate, n_random)
+        numbers = (silent[0].numbers, silent[1].numbers)
+        n_random = sum(one.n_random for one in silent)
+        return _Choice(rows, (shown[0], shown[1]), numbers, float(pieces.peak.max()), rate, n_random)
 
     def _fetch(self, choices: Sequence[_Choice]) -> None:
         """Read the windows that these choices lie in, and those that a centred excerpt reaches into."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raylens.errors import RunError
 from raylens.examples.negatives import nearest_negatives
 from raylens.examples.universe import Universe
-from raylens.store.example_reader import Drawn
+from raylens.store.example_reader import Drawn, Negatives
 from raylens.store.negative_sources import fill_up
 from raylens.store.piece_index import PieceIndex
 
@@ -27,7 +27,7 @@ class FaissNegatives:
 
     Each example gives its nearest silent piece, then each its second, and so on, so that none dominates. An
     example that is shorter than a piece has no vector; where none has, other pieces in which the feature fires
-    stand in for it. Where even they are missing, random pieces fill up, and :attr:`filled` counts them.
+    stand in for it. Where even they are missing, random pieces fill up, which are counted.
 
     Args:
         index: Of the full pieces of the cache.
@@ -46,9 +46,8 @@ class FaissNegatives:
                 hint="run the same command again: the cache was merged anew meanwhile.",
             )
         self._masks: list[tuple[NDArray[np.int64], NDArray[np.bool_]]] = []
-        self.filled: dict[int, int] = {}
 
-    def __call__(self, drawn: Drawn) -> NDArray[np.int64]:
+    def __call__(self, drawn: Drawn) -> Negatives:
         allowed = self._mask(drawn.candidates).copy()
         allowed[self._rows(drawn.active)] = False
         queries = self._queries(drawn)
@@ -59,7 +58,7 @@ class FaissNegatives:
             found = nearest_negatives([self._numbers[hand] for hand in hands], drawn.active, drawn.n)
             if len(found) == drawn.n:
                 break
-        return fill_up(found, drawn, self.filled)
+        return fill_up(found, drawn)
 
     def _queries(self, drawn: Drawn) -> NDArray[np.float32]:
         """Vectors of activating examples, strongest first."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raylens.errors import InputError
 from raylens.examples.negatives import neighbour_negatives
 from raylens.ids import SaeId
-from raylens.store.example_reader import Drawn, at_random
+from raylens.store.example_reader import Drawn, Negatives, at_random
 from raylens.store.manifest import Kind
 from raylens.store.reader import CacheReader
 
@@ -29,7 +29,7 @@ class NeighbourNegatives:
     """Draws from the pieces of a feature's nearest relatives, shared out over them; the rest at random.
 
     A relative that is the same feature twice leaves nothing: where relatives give fewer than are wanted,
-    random pieces fill up, and :attr:`filled` counts them.
+    random pieces fill up, which are counted.
 
     Args:
         relatives: Relatives of a feature, the nearest first.
@@ -46,23 +46,20 @@ class NeighbourNegatives:
     ) -> None:
         self._relatives = relatives
         self._numbers = lru_cache(maxsize=kept)(active_numbers)
-        self.filled: dict[int, int] = {}
 
-    def __call__(self, drawn: Drawn) -> NDArray[np.int64]:
+    def __call__(self, drawn: Drawn) -> Negatives:
         hands = [self._numbers(one) for one in self._relatives(drawn.feature)[:_NEIGHBOURS]]
         found = neighbour_negatives(drawn.candidates, drawn.active, hands, drawn.n, drawn.rng)
-        return fill_up(found, drawn, self.filled)
+        return fill_up(found, drawn)
 
 
-def fill_up(found: NDArray[np.int64], drawn: Drawn, filled: dict[int, int]) -> NDArray[np.int64]:
-    """``found`` and as many random pieces as are still wanted, which are added to the feature's count in ``filled``."""
+def fill_up(found: NDArray[np.int64], drawn: Drawn) -> Negatives:
+    """``found`` and as many random pieces as are still wanted."""
     if len(found) == drawn.n:
-        return found
+        return Negatives(found)
     others = np.setdiff1d(drawn.candidates, found)
-    rest = at_random(replace(drawn, candidates=others, n=drawn.n - len(found)))
-    if len(rest):
-        filled[drawn.feature] = filled.get(drawn.feature, 0) + len(rest)
-    return np.concatenate([found, rest])
+    rest = at_random(replace(drawn, candidates=others, n=drawn.n - len(found))).numbers
+    return Negatives(np.concatenate([found, rest]), len(rest))
 
 
 def stored_relatives(reader: CacheReader, sae: SaeId, kind: str) -> Callable[[int], Sequence[int]]:

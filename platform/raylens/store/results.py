@@ -22,6 +22,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -201,22 +203,23 @@ class ResultsTree:
         """One file for each latent and scorer; returns how many there are.
 
         A file holds each metric with its interval, of the latent's own explanation and, under ``shuffled``,
-        of another latent's, which shows what chance gives. ``rows`` are of ``schema.SCORES``; the other
-        arguments are those of :meth:`write_explanations`.
+        of another latent's, which shows what chance gives. ``rows`` are of ``schema.SCORES``, in order of feature;
+        the other arguments are those of :meth:`write_explanations`.
         """
-        files: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            path = f"scores/{file_word(row['scorer'])}/{about}_latent{row['feature']}.json"
-            one = files.setdefault(
-                path, {"sae": str(sae), "latent": row["feature"], "cache_id": cache_id, "scorer": row["scorer"]}
-            )
-            figures = {name: row[name] for name in ("value", "ci_low", "ci_high", "n", "n_failed")}
-            if row["control"] is None:
-                one |= {name: row[name] for name in ("explanation_id", "explainer", "judge", "run_id")}
-            one.setdefault("metrics" if row["control"] is None else row["control"], {})[row["metric"]] = figures
-        for path, values in files.items():
-            self._write(path, values)
-        return len(files)
+        n_files = 0
+        for feature, of_latent in groupby(rows, key=itemgetter("feature")):
+            files: dict[str, dict[str, Any]] = {}
+            for row in of_latent:
+                begun = {"sae": str(sae), "latent": feature, "cache_id": cache_id, "scorer": row["scorer"]}
+                one = files.setdefault(f"scores/{file_word(row['scorer'])}/{about}_latent{feature}.json", begun)
+                figures = {name: row[name] for name in ("value", "ci_low", "ci_high", "n", "n_failed")}
+                if row["control"] is None:
+                    one |= {name: row[name] for name in ("explanation_id", "explainer", "judge", "run_id")}
+                one.setdefault("metrics" if row["control"] is None else row["control"], {})[row["metric"]] = figures
+            for path, values in files.items():
+                self._write(path, values)
+            n_files += len(files)
+        return n_files
 
     def _write(self, path: str, values: Mapping[str, object]) -> None:
         """Commit JSON, unless the very same is there."""

@@ -31,7 +31,7 @@ def score_card(reader: CacheReader, scores: Findings) -> dict[str, list[dict[str
         DamagedFileError: A file is missing, truncated, or fails a checksum.
     """
     values: dict[tuple[str, str], dict[str | None, dict[int, float | None]]] = {}
-    for row in scores.read().select(["feature", "scorer", "metric", "control", "value"]).to_pylist():
+    for row in scores.each(["feature", "scorer", "metric", "control", "value"]):
         of_metric = values.setdefault((row["scorer"], row["metric"]), {})
         of_metric.setdefault(row["control"], {})[row["feature"]] = row["value"]
     density = _density(reader, scores)

@@ -15,7 +15,7 @@ from raylens.examples.excerpt import ExampleSets, Excerpt
 from raylens.examples.sampling import is_test_document
 from raylens.ids import SaeId
 from raylens.store import parquet
-from raylens.store.example_reader import Drawn, ExampleReader, Unusable
+from raylens.store.example_reader import Drawn, ExampleReader, Negatives, Unusable
 from raylens.store.reader import CacheReader
 from raylens.store.workspace import Workspace
 
@@ -123,13 +123,14 @@ def test_centred_excerpts_reach_into_the_windows_beside(local_workspace: Workspa
 def test_another_source_of_negatives_is_asked(local_workspace: Workspace, corpus: Any) -> None:
     asked: list[Drawn] = []
 
-    def last(drawn: Drawn) -> Any:
+    def last(drawn: Drawn) -> Negatives:
         asked.append(drawn)
-        return np.setdiff1d(drawn.candidates, drawn.active)[-drawn.n :]
+        return Negatives(np.setdiff1d(drawn.candidates, drawn.active)[-drawn.n :], len(asked))
 
     reader = examples(local_workspace, corpus, negatives=lambda _: last)
     found = next(one for _, one in reader.sets(range(24)) if isinstance(one, ExampleSets))
     train, test = asked[:2]
+    assert found.n_random == 1 + 2, "of both sides"
     assert (np.isin(train.shown, train.active)).all()
     assert not np.isin(train.candidates, test.candidates).any()
     assert reader.active_numbers(train.feature).tolist() == train.active.tolist()

@@ -108,8 +108,8 @@ def test_they_are_the_nearest_silent_pieces_of_the_right_side(  # A1.06
     side = pieces.is_test[pieces.places(active)[0]] == test
     shown = rng.permutation(active[side])[:7]
     drawn = Drawn(3, pieces.candidates(test=test), active, shown, n, np.random.default_rng(seed))
-    source = FaissNegatives(index, pieces)
-    found = source(drawn)
+    chosen = FaissNegatives(index, pieces)(drawn)
+    found = chosen.numbers
     silent = np.setdiff1d(drawn.candidates, active)
     assert len(found) == len(set(found.tolist())) == min(n, len(silent)), "distinct, and as many as there are"
     assert set(found.tolist()) <= set(silent.tolist())
@@ -118,9 +118,9 @@ def test_they_are_the_nearest_silent_pieces_of_the_right_side(  # A1.06
     if hands and not index.cells:
         assert found.tolist() == dealt(hands, n)
     if hands:
-        assert source.filled == {}, "searched to the end before anything is drawn at random"
+        assert chosen.n_random == 0, "searched to the end before anything is drawn at random"
     again = FaissNegatives(index, pieces)(replace(drawn, rng=np.random.default_rng(seed)))
-    assert again.tolist() == found.tolist()
+    assert again.numbers.tolist() == found.tolist()
 
 
 @pytest.mark.parametrize("cells", [False, True])
@@ -140,14 +140,13 @@ def test_every_example_gives_its_share(  # A1.06
     # Strongest first: thirty of topic 0, then one each of the others.
     shown = np.concatenate([numbers[own & (topic == 0)][:30], *(numbers[own & (topic == t)][:1] for t in range(1, 10))])
     drawn = Drawn(0, candidates, np.sort(shown), shown, 39, rng)
-    found = FaissNegatives(stored(local_workspace, vectors), pieces)(drawn)
+    found = FaissNegatives(stored(local_workspace, vectors), pieces)(drawn).numbers
     counts = np.bincount(topic[np.searchsorted(numbers, found)], minlength=10)
     assert counts.sum() == 39
     assert (counts >= 1).all(), "each of ten topics has an example, and gives a negative"
     nine = replace(drawn, shown=shown[-10:], n=30)
-    counts = np.bincount(
-        topic[np.searchsorted(numbers, FaissNegatives(stored(local_workspace, vectors), pieces)(nine))], minlength=10
-    )
+    found = FaissNegatives(stored(local_workspace, vectors), pieces)(nine).numbers
+    counts = np.bincount(topic[np.searchsorted(numbers, found)], minlength=10)
     assert counts.tolist() == [3] * 10, "equal shares of ten equal examples"
 
 
@@ -162,11 +161,12 @@ def test_examples_without_a_vector_are_stood_in_for(local_workspace: Workspace) 
     active = np.union1d(short, candidates[:1])
     one = Drawn(5, candidates, active, short[:4], 6, rng)
     by_stand_in = replace(one, shown=candidates[:1])
-    assert source(one).tolist() == dealt(nearest_by_hand(vectors, numbers, by_stand_in, 6), 6)
-    assert source.filled == {}
-    drawn = source(replace(one, feature=6, active=short))
-    assert len(set(drawn.tolist())) == 6
-    assert source.filled == {6: 6}, "nothing to compare with"
+    found = source(one)
+    assert found.numbers.tolist() == dealt(nearest_by_hand(vectors, numbers, by_stand_in, 6), 6)
+    assert found.n_random == 0
+    drawn = source(replace(one, active=short))
+    assert len(set(drawn.numbers.tolist())) == 6
+    assert drawn.n_random == 6, "nothing to compare with"
 
 
 def test_a_text_without_known_tokens_asks_for_nothing(local_workspace: Workspace) -> None:
@@ -179,7 +179,7 @@ def test_a_text_without_known_tokens_asks_for_nothing(local_workspace: Workspace
     drawn = Drawn(1, candidates, candidates[:2], candidates[:2], 5, np.random.default_rng(0))
     want = nearest_by_hand(vectors, numbers, drawn, 5)
     assert len(want) == 1
-    assert source(drawn).tolist() == want[0]
+    assert source(drawn).numbers.tolist() == want[0]
 
 
 def test_cells_find_nearly_all_of_the_true_nearest(local_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

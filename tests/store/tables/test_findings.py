@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import raylens.store.findings as findings_module
 from raylens import schema
 from raylens.errors import DamagedFileError
 from raylens.ids import SaeId
@@ -64,6 +65,22 @@ def test_what_was_written_is_found_by_the_same_settings(workspace: Workspace, bu
     other.begin()
     assert {one.pass_id for one in passes_of(found.cache, SAE, "explanations")} == {found.pass_id, other.pass_id}
     assert passes_of(found.cache, SAE, "scores") == []
+
+
+def test_rows_are_read_one_by_one(
+    local_workspace: Workspace, build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings_module, "_CHUNK_ROWS", 2)
+    found = passes(local_workspace, build)
+    found.write([7, 8, 9], explained(7, 8, 9))
+    found.write([2, 5], explained(2, 5))
+    assert list(found.each()) == found.read().to_pylist()
+    assert [row["feature"] for row in found.each()] == [2, 5, 7, 8, 9]
+    some = ["feature", "explanation"]
+    assert list(found.each(some)) == found.read().select(some).to_pylist()
+    assert found.read(["explanation", "feature"]).column_names == ["explanation", "feature"]
+    empty = Findings(found.cache, SAE, "explanations", {"explainer": "none"})
+    assert list(empty.each(some)) == []
 
 
 def test_a_file_without_its_row_does_not_exist(local_workspace: Workspace, build: Callable[..., Any]) -> None:

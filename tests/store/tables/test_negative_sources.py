@@ -40,13 +40,10 @@ def reader(local_workspace: Workspace, build: Callable[..., Any]) -> CacheReader
     return CacheReader(local_workspace, corpus.cache.cache_id)
 
 
-def drawn(
-    reader: CacheReader, source: Callable[[ExampleReader], Any]
-) -> tuple[ExampleReader, Any, dict[int, ExampleSets]]:
+def drawn(reader: CacheReader, source: Callable[[ExampleReader], Any]) -> tuple[ExampleReader, dict[int, ExampleSets]]:
     plain = ExampleReader(reader, SAE, CONFIG)
-    negatives = source(plain)
-    found = ExampleReader(reader, SAE, CONFIG, lambda _: negatives).sets(range(24))
-    return plain, negatives, {feature: one for feature, one in found if isinstance(one, ExampleSets)}
+    found = ExampleReader(reader, SAE, CONFIG, lambda _: source(plain)).sets(range(24))
+    return plain, {feature: one for feature, one in found if isinstance(one, ExampleSets)}
 
 
 def numbers(reader: ExampleReader, excerpts: Any) -> list[int]:
@@ -54,7 +51,7 @@ def numbers(reader: ExampleReader, excerpts: Any) -> list[int]:
 
 
 def test_co_firing_features_give_the_negatives(reader: CacheReader) -> None:
-    plain, _, found = drawn(
+    plain, found = drawn(
         reader, lambda plain: NeighbourNegatives(stored_relatives(reader, SAE, "co-occurrence"), plain.active_numbers)
     )
     assert len(found) > 10
@@ -73,12 +70,11 @@ def test_co_firing_features_give_the_negatives(reader: CacheReader) -> None:
 
 
 def test_too_few_are_filled_up_at_random_and_counted(reader: CacheReader) -> None:
-    _, negatives, found = drawn(
+    _, found = drawn(
         reader, lambda plain: NeighbourNegatives(given_relatives({3: [3], 4: [4, 5]}), plain.active_numbers)
     )
     assert found[3].n_random == 16, "a feature's own pieces are no negatives"
     assert 4 not in found or found[4].n_random < 16
-    assert negatives.filled == {}, "nothing piles up"
     assert all(len(sets.test_negatives) == 8 for sets in found.values())
     assert not any(one.is_active for sets in found.values() for one in sets.test_negatives)
 

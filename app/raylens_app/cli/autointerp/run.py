@@ -78,8 +78,9 @@ def _one_sae(
     explained = run_explain(workspace, one, job.explain, None if job.explain.explainer == "lexical" else chat)
     chat = what_is_left(chat, explained.get("usage", {}))
     pass_ = next(each for each in passes(cache, one.sae, "explanations") if each.pass_id == explained["pass_id"])
-    rows = [row for row in pass_.read().to_pylist() if row["feature"] in asked_for]
-    statuses = dict(sorted(Counter(row["status"] for row in rows).items()))
+    settled = (row["status"] for row in pass_.each(["feature", "status"]) if row["feature"] in asked_for)
+    statuses = dict(sorted(Counter(settled).items()))
+    rows = (row for row in pass_.each() if row["feature"] in asked_for)
     files = job.tree.write_explanations(word, one.sae, one.cache_id, rows)
     job.tree.note(word, {"explanations": explained["pass_id"], "statuses": statuses})
     unanswered = explained.get("unanswered", 0)
@@ -105,7 +106,7 @@ def _one_sae(
     scored = run_score(workspace, pass_, score, chat)
     chat = what_is_left(chat, scored.get("usage", {}))
     scores = next(each for each in passes(cache, one.sae, "scores") if each.pass_id == scored["pass_id"])
-    found = [row for row in scores.read().to_pylist() if row["feature"] in asked_for]
+    found = (row for row in scores.each() if row["feature"] in asked_for)
     files = job.tree.write_scores(word, one.sae, one.cache_id, found)
     job.tree.note(word, {"scores": scored["pass_id"]})
     usage = Counter(done["usage"])
