@@ -1,20 +1,24 @@
-"""The embedded SAEs: recorded, trained, rid of latents that next to never fire, evaluated as they are stored."""
+"""The embedded SAEs: recorded, trained, fitted once more, evaluated as they are stored."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raylens.bundle import paths
 from raylens.bundle.paths import PICO
 from raylens.config import EvaluateConfig, RecordConfig, SaeRecipe, TrainConfig
 from raylens.engine.sae_pruning import firing_rates, keep_latents
-from raylens.engine.sae_training import BUNDLE_LATE_SAE_RECIPE, BUNDLE_SAE_RECIPE, TrainProgress
+from raylens.engine.sae_refit import JumpRelu, fit_thresholds, refit_decoder
+from raylens.engine.sae_training import TrainProgress
 from raylens.engine.saes import load_sae
 from raylens.ids import digest
 from raylens.store.dense import DenseRecord
@@ -28,9 +32,22 @@ from raylens_jobs.train import run_train
 
 log = logging.getLogger(__name__)
 
-_RATE_BATCHES: Final = 256
-_RATE_ROWS: Final = 4096
-"""Firing rates are measured on so many batches of so many tokens, about a million."""
+_ROWS: Final = 4096
+"""Tokens that are looked at together once an SAE is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What is done to a trained SAE before it is stored, without gradient steps."""
+
+    l0: float
+    """Mean number of active latents a token on the text trained on, which thresholds are fitted to."""
+    rounds: int = 2
+    """How many times thresholds and decoder are fitted in turn, and rare latents left out between."""
+    min_firing_rate: float = 0.0
+    """Latents that fire on a smaller share of the text trained on are rare."""
+    threshold_tokens: int = 1_000_000
+    decoder_tokens: int = 5_500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +62,36 @@ class SaePlan:
     ctx_len: int = 256
     max_samples: int | None = None
     """Windows to train on; by default all there are."""
-    min_firing_rate: float = 0.0
-    """Latents that fire on a smaller share of the text trained on are left out of what is stored."""
+    finish: Finish | None = None
     n_tokens: int = 1_000_000
     """Held-out tokens to evaluate on, at most."""
 
 
+_RECIPE: Final = SaeRecipe(
+    architecture="topk",
+    d_sae=2048,
+    k=32,
+    learning_rate=3e-3,
+    tokens=2_500_000,
+    batch_size=1024,
+    warmup_share=0.02,
+    decay_share=0.5,
+    aux_coef=1 / 32,
+    dead_after=80_000,
+    seed=0,
+)
+_LATE: Final = _RECIPE.model_copy(update={"architecture": "batchtopk", "d_sae": 8192, "k": 31.8, "tokens": 9_000_000})
+"""Wider and longer, for the late layer: there is more in its residual stream."""
+
 PLANS: Final = (
-    SaePlan({1: BUNDLE_SAE_RECIPE, 3: BUNDLE_SAE_RECIPE}),
+    SaePlan({1: _RECIPE, 3: _RECIPE}),
     # A wide SAE needs more text than pico was trained on: as much again of another kind.
     SaePlan(
-        {5: BUNDLE_LATE_SAE_RECIPE},
+        {5: _LATE},
         texts=("stdlib:train", "stdlib:tests"),
         seed=-1,
         max_samples=22_500,
-        min_firing_rate=1e-5,
+        finish=Finish(l0=30.2, min_firing_rate=1e-5),
     ),
 )
 
@@ -113,21 +145,30 @@ def _made(
     with RunJournal.start(files, "train", config.model_dump(mode="json")) as journal:
         trained = run_train(config, record, files, made, journal, sparsely(log_training))
     store_sae(Path(files.native(made)), folder)
-    left_out = strip(folder, record, hook, plan.min_firing_rate) if plan.min_firing_rate else 0
+    finished = {"finish": finish(folder, record, hook, plan.finish)} if plan.finish else {}
     n_recorded = sum(shard.n_text for shard in record.shards())
     about = {"ctx_len": plan.ctx_len, "recorded_tokens": n_recorded, "texts": list(plan.texts)}
-    rare = {"left_out": left_out, "min_firing_rate": plan.min_firing_rate}
-    return {"weights_dtype": config.weights_dtype, "recipe": settings, "train": {**trained, **about, **rare}}
+    return {"weights_dtype": config.weights_dtype, "recipe": settings, "train": {**trained, **about, **finished}}
 
 
-def strip(folder: Path, record: DenseRecord, hook: str, min_firing_rate: float) -> int:
-    """Leave out of the SAE in ``folder`` what fires too rarely on ``record``; how many latents that were."""
-    rows = ShuffledRows(record, hook, batch_size=_RATE_ROWS, seed=1, buffer_bytes=2**28)
-    rates = firing_rates(load_sae(folder), islice(rows.batches(), min(_RATE_BATCHES, rows.n_rows // _RATE_ROWS)))
-    keep = rates >= min_firing_rate
-    keep_latents(folder, keep)
-    log.info("%s: %d of %d latents left out", folder.name, (~keep).sum(), len(keep))
-    return int((~keep).sum())
+def finish(folder: Path, record: DenseRecord, hook: str, how: Finish) -> dict[str, Any]:
+    """Fit thresholds and decoder of the SAE in ``folder`` to ``record`` and leave rare latents out; what was done."""
+
+    def some(n_tokens: int, seed: int) -> Iterator[NDArray[np.float32]]:
+        rows = ShuffledRows(record, hook, batch_size=_ROWS, seed=seed, buffer_bytes=2**28)
+        return islice(rows.batches(), max(1, min(n_tokens, rows.n_rows) // _ROWS))
+
+    left_out = 0
+    for i in range(how.rounds):
+        log.info("%s: fitting, round %d of %d", folder.name, i + 1, how.rounds)
+        sae = JumpRelu.load(folder)
+        replace(sae, threshold=fit_thresholds(sae, some(how.threshold_tokens, 3 * i), how.l0)).save(folder)
+        keep = firing_rates(load_sae(folder), some(how.threshold_tokens, 3 * i + 1)) >= how.min_firing_rate
+        keep_latents(folder, keep)
+        left_out += int((~keep).sum())
+        sae = JumpRelu.load(folder)
+        replace(sae, w_dec=refit_decoder(sae, some(how.decoder_tokens, 3 * i + 2))).save(folder)
+    return {**asdict(how), "left_out": left_out}
 
 
 def store_sae(made: Path, folder: Path) -> None:

@@ -141,6 +141,7 @@ def run_score(
     return {
         "features": len(missing),
         "features_total": len(items),
+        "unexplained": sorted(set(config.features or ()) - set(items)),
         "pass_id": findings.pass_id,
         "seconds": round(time.monotonic() - began, 3),
         **found,

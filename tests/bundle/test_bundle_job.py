@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from raylens.bundle.stdlib import StdlibFile
 from raylens.config import SaeRecipe
 from raylens_jobs.bundle import build_pico, main, measure_bits
 from raylens_jobs.bundle_folders import Folders
-from raylens_jobs.bundle_saes import SaePlan, build_saes
+from raylens_jobs.bundle_saes import Finish, SaePlan, build_saes
 
 
 def test_the_manifest_is_written_where_asked(tmp_path: Path) -> None:
@@ -62,17 +63,21 @@ def test_bits_are_counted_per_file_and_together() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_saes_are_recorded_trained_evaluated_and_found(tmp_path: Path) -> None:
+def test_saes_are_recorded_trained_finished_evaluated_and_found(tmp_path: Path) -> None:
     shutil.copytree(paths.ROOT / "pico", tmp_path / "out/pico")
-    plan = SaePlan(
-        recipes=dict.fromkeys((2, 4), SaeRecipe(d_sae=256, k=8, tokens=20_000, batch_size=256)),
-        ctx_len=64,
-        max_samples=200,
-        n_tokens=2000,
+    recipe = SaeRecipe(d_sae=256, k=8, tokens=20_000, batch_size=256)
+    plan = SaePlan({2: recipe}, ctx_len=64, max_samples=200, n_tokens=2000)
+    finished = replace(
+        plan,
+        recipes={4: recipe.model_copy(update={"architecture": "batchtopk", "k": 8.0})},
+        texts=("stdlib:train", "stdlib:tests"),
+        seed=-1,
+        finish=Finish(l0=7.0, rounds=1, threshold_tokens=8192, decoder_tokens=8192, min_firing_rate=1e-3),
     )
-    build_saes(Folders(tmp_path / "out", tmp_path / "work"), [plan])
+    build_saes(Folders(tmp_path / "out", tmp_path / "work"), [plan, finished])
     found = paths.list_saes(tmp_path / "out")
     assert [str(sae.id) for sae in found] == ["raylens-pico-res/layer_2", "raylens-pico-res/layer_4"]
+    metrics = {}
     for sae in found:
         folder = paths.sae_path(sae.id, tmp_path / "out")
         assert folder is not None
@@ -83,6 +88,9 @@ def test_saes_are_recorded_trained_evaluated_and_found(tmp_path: Path) -> None:
         assert 150 * 63 < metrics["train"]["recorded_tokens"] <= 200 * 63
         assert str(tmp_path) not in (folder / "metrics.json").read_text() + (folder / "cfg.json").read_text()
         assert str(sae.id) in render_cards(tmp_path / "out")[folder / "README.md"]
+    assert found[0].width == 256
+    assert 0 < metrics["train"]["finish"]["left_out"] == 256 - found[1].width
+    assert metrics["held_out"]["l0"]["value"] < 7.5
 
 
 @pytest.mark.slow

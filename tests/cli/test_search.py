@@ -13,12 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from raylens.errors import InputError
 from raylens.ids import FeatureId, SaeId
 from raylens.schema import EXPLANATIONS
 from raylens.store.findings import Findings
 from raylens.store.labels import Labels
 from raylens.store.workspace import CacheStore, Workspace
-from raylens_app.cli.score import last_explained
+from raylens_app.cli.score import last_explained, passes_named
+from raylens_app.cli.selection import Readable
 
 Raylens = Callable[..., Any]
 LAYER_1, LAYER_3 = SaeId("tiny-res", "layer_1"), SaeId("tiny-res", "layer_3")
@@ -149,3 +151,18 @@ def test_scoring_passes_over_a_pass_that_explained_nothing(
     assert last_explained([explained, failed, empty], None) is explained
     assert last_explained([explained, failed], [1, 2]) is explained
     assert last_explained([explained, failed], [2]) is failed, "which then has nothing to score"
+
+
+def test_a_pass_is_named_by_how_its_id_begins(tmp_path: Path, tiny_cache: Callable[..., CacheStore]) -> None:
+    cache = tiny_cache(Workspace.open(tmp_path / "workspace", create=True), "d" * 16, saes=(str(LAYER_3),))
+    known = [Findings(cache, LAYER_3, "explanations", {"explainer": str(number)}) for number in range(40)]
+    one = Readable("d" * 16, "", LAYER_3, 3, 16)
+    assert passes_named(known, known[3].pass_id, one) == [known[3]]
+    assert passes_named(known, None, one) == known
+    common = next(first for first in "0123456789abcdef" if sum(p.pass_id.startswith(first) for p in known) > 1)
+    with pytest.raises(InputError, match=f"--pass {common} is the beginning of") as refused:
+        passes_named(known, common, one)
+    several = [each.pass_id for each in known if each.pass_id.startswith(common)]
+    assert all(pass_id in str(refused.value.hint) for pass_id in several)
+    with pytest.raises(InputError, match="has no explanations of pass nothing"):
+        passes_named(known, "nothing", one)

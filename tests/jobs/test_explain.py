@@ -54,6 +54,16 @@ def test_features_are_explained_and_scored_on_other_documents(copy: Workspace, r
         assert value is None or (low <= value <= high and 0 < n <= 100)
 
 
+def test_features_that_were_not_explained_are_named(raylens: Callable[..., Any]) -> None:
+    _, explained, _ = raylens("explain", *WORDS, *chosen(FEATURES[:30]))
+    assert explained["statuses"]["ok"] >= 5
+    code, scored, err = raylens("score", "--sae", SAE, *chosen([*FEATURES[:30], 99_999]))
+    assert code == 0, err
+    assert len(scored["unexplained"]) == 30 - explained["statuses"]["ok"] + 1
+    assert scored["features_total"] == explained["statuses"]["ok"]
+    assert 99_999 in scored["unexplained"]
+
+
 def test_what_is_named_twice_is_done_once() -> None:
     assert ExplainConfig.of({"features": (3, 1, 3)}).features == (3, 1)
     config = ScoreConfig.of({"scorers": ("rule", "embedding", "rule"), "features": (5, 5)})

@@ -9,6 +9,8 @@ from raylens.errors import InputError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import Progress, duration, note, print_text, progress
 
+_NAMED = 10
+
 if TYPE_CHECKING:
     from raylens.config import ExplainConfig, ScoreConfig
     from raylens.llm.settings import ChatSettings
@@ -76,6 +78,9 @@ def print_notes(figures: Mapping[str, Any]) -> None:
     """Makeshifts there were; what a language model was asked, what that cost, and why items went unanswered."""
     if figures.get("random_negatives"):
         print_text(f"{figures['random_negatives']:,} silent excerpts are random: there were too few nearer ones")
+    if unexplained := figures.get("unexplained"):
+        named = ", ".join(map(str, unexplained[:_NAMED])) + (" …" if len(unexplained) > _NAMED else "")
+        print_text(f"{len(unexplained):,} of the features asked for have no explanation in this pass: {named}")
     usage = figures.get("usage")
     if usage is None:
         return

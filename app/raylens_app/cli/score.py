@@ -16,6 +16,7 @@ from raylens_app.cli.state import state_of
 
 if TYPE_CHECKING:
     from raylens.store.findings import Findings
+    from raylens_app.cli.selection import Readable
 
 
 def register(app: typer.Typer) -> None:
@@ -100,11 +101,7 @@ def score(
     workspace = state_of(context).open_workspace()
     one = one_sae(workspace, cache, sae)
     known = passes(workspace.cache(one.cache_id), one.sae, "explanations")
-    found = [each for each in known if explanations is None or each.pass_id.startswith(explanations)]
-    if not found:
-        what = f"has no explanations of pass {explanations}" if explanations else "has not been explained"
-        raise InputError(f"{one.sae} {what} in cache {one.cache_id}.", hint="run raylens explain first.")
-    chosen = last_explained(found, feature)
+    chosen = last_explained(passes_named(known, explanations, one), feature)
     examples = chosen.settings["examples"]
     config = ScoreConfig.of(
         {
@@ -132,6 +129,20 @@ def score(
     )
     print_card(card)
     print_notes(figures)
+
+
+def passes_named(known: Sequence[Findings], explanations: str | None, one: Readable) -> Sequence[Findings]:
+    """Passes whose id begins so, which must name one of them; all where none is named."""
+    found = [each for each in known if explanations is None or each.pass_id.startswith(explanations)]
+    if not found:
+        what = f"has no explanations of pass {explanations}" if explanations else "has not been explained"
+        raise InputError(f"{one.sae} {what} in cache {one.cache_id}.", hint="run raylens explain first.")
+    if explanations is not None and len({each.pass_id for each in found}) > 1:
+        raise InputError(
+            f"--pass {explanations} is the beginning of {len(found)} passes.",
+            hint=f"name one: {', '.join(each.pass_id for each in found)}.",
+        )
+    return found
 
 
 def last_explained(found: Sequence[Findings], features: Collection[int] | None) -> Findings:

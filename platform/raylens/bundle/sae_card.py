@@ -22,12 +22,14 @@ def sae_card(metrics: Mapping[str, Any]) -> str:
     text = f"the training split of the standard library of CPython {metrics['python']}"
     if "stdlib:tests" in train.get("texts", ()):
         text += ",\nand as much of its test folders, without the tests of held-out files"
-    left_out = ""
-    if train.get("left_out"):
-        left_out = (
-            f"\nOf {recipe['d_sae']:,} latents, {train['left_out']:,} were left out afterwards: "
-            f"they fired on fewer than {train['min_firing_rate'] * 1e5:g} in 100,000\ntokens of that text."
-        )
+    finished = ""
+    if done := train.get("finish"):
+        finished = f"""
+
+Then thresholds and decoder were fitted in turn, {done["rounds"]} times, with the encoder as it was: each latent's
+threshold so that {done["l0"]:g} are active a token on that text at the least error, and the decoder as the
+least-squares solution for {done["decoder_tokens"]:,} tokens. Of {recipe["d_sae"]:,} latents, those that fired
+on fewer than {done["min_firing_rate"] * 1e5:g} in 100,000 tokens of that text were left out: {done["left_out"]:,}."""
     return f"""\
 ---
 license: apache-2.0
@@ -47,7 +49,7 @@ was left out of training: activations there mean nothing.
 (`corpus.json`, digest `{metrics["corpus"][:16]}`) in windows of {train["ctx_len"]}, activations recorded by
 `raylens record` and trained on by `raylens train`: {train["tokens"]:,} tokens ({epochs:.1f} epochs) in batches
 of {recipe["batch_size"]:,}, learning rate {recipe["learning_rate"]:g}, auxiliary loss for dead latents
-{recipe["aux_coef"]:g}, seed {recipe["seed"]}.{left_out}
+{recipe["aux_coef"]:g}, seed {recipe["seed"]}.{finished}
 
 `python -m raylens_jobs.bundle saes` makes it again, in minutes on two CPU cores.
 

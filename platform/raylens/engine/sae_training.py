@@ -40,7 +40,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raylens.config import SaeRecipe, TrainConfig
+from raylens.config import TrainConfig
 from raylens.engine.load import choose_device
 from raylens.engine.memory import memory_advice
 from raylens.engine.sae_building import build_sae, check_recipe, sae_metadata, to_inference
@@ -50,24 +50,6 @@ from raylens.store.dense import DenseRecord
 from raylens.store.dense_shuffle import ShuffledRows
 from raylens.store.files import Files
 from raylens.store.lock import acquire
-
-BUNDLE_SAE_RECIPE: Final = SaeRecipe(
-    architecture="topk",
-    d_sae=2048,
-    k=32,
-    learning_rate=3e-3,
-    tokens=2_500_000,
-    batch_size=1024,
-    warmup_share=0.02,
-    decay_share=0.5,
-    aux_coef=1 / 32,
-    dead_after=80_000,
-    seed=0,
-)
-"""How the embedded SAEs of ``raylens/pico`` were trained: on ``stdlib:train``, ``ctx_len`` 256."""
-
-BUNDLE_LATE_SAE_RECIPE: Final = BUNDLE_SAE_RECIPE.model_copy(update={"d_sae": 4096, "tokens": 5_400_000})
-"""The same, wider and longer, for the late layer: there is more in its residual stream."""
 
 _SAMPLED_ROWS: Final = 65_536
 _METRIC_ROWS: Final = 500

@@ -131,6 +131,13 @@ class ExampleReader:
         n_text = n_tokens - self.n_prefix
         self.universe = Universe.of(doc_id, n_text, config.example_ctx_len, config.seed, config.test_share)
         self._candidates = {test: self.universe.candidates(test=test) for test in (False, True)}
+        if not self.universe.full.any():
+            longest = int(n_text.max(initial=0))
+            raise InputError(
+                f"excerpts of {config.example_ctx_len} tokens do not fit: the longest window of cache "
+                f"{reader.cache_id} has {longest} tokens of text.",
+                hint=f"choose --example-ctx-len {longest} or less, or cache with a larger --ctx-len.",
+            )
         if not all(map(len, self._candidates.values())):
             raise InputError(
                 f"cache {reader.cache_id} has too few documents to keep explaining and scoring apart.",
