@@ -41,6 +41,7 @@ from raylens_app.cli import (
     runs,
     score,
     sql,
+    suites,
     training,
 )
 from raylens_app.cli.output import one_line, printable_lines
@@ -58,6 +59,7 @@ _GROUPS: Final = (
     explain,
     score,
     label,
+    suites,
     training,
     convert,
     importing,
