@@ -31,6 +31,7 @@ sys.exit(f"loaded: {{loaded}}" if loaded else code)
 
 ROOMS = """
 import raylens.bundle.paths, raylens.bundle.stdlib, raylens.catalog, raylens.config, raylens.errors, raylens.ids
+import raylens.audit.verdict, raylens.labels.client, raylens.labels.proxies, raylens.suites.checks
 import raylens.corpus, raylens.corpus.tokenize, raylens.corpus.windows, raylens.schema, raylens.sources
 import raylens.score.aggregate, raylens.score.scorers, raylens.score.shuffled, raylens.score.specialization
 import raylens.store.cofiring, raylens.store.housekeeping, raylens.store.merge, raylens.store.publish

@@ -57,7 +57,7 @@ def test_features_are_explained_and_scored_on_other_documents(copy: Workspace, r
 def test_features_that_were_not_explained_are_named(raylens: Callable[..., Any]) -> None:
     _, explained, _ = raylens("explain", *WORDS, *chosen(FEATURES[:30]))
     assert explained["statuses"]["ok"] >= 5
-    code, scored, err = raylens("score", "--sae", SAE, *chosen([*FEATURES[:30], 99_999]))
+    code, scored, err = raylens("score", "--sae", SAE, *chosen([*FEATURES[:30], "99999"]))
     assert code == 0, err
     assert len(scored["unexplained"]) == 30 - explained["statuses"]["ok"] + 1
     assert scored["features_total"] == explained["statuses"]["ok"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raylens.suites.shipped import shipped_names, shipped_suite
 from raylens.errors import InputError, UnknownNameError
 from raylens.sources.suites import load_suite
+from raylens.suites.shipped import shipped_names, shipped_suite
 
 TEXT = "- id: a\n  text: |-\n    def f(x):\n"
 

@@ -24,7 +24,6 @@ _PANEL: Final = "Explain"
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("label", rich_help_panel=_PANEL)(label)
-    app.command("labels", rich_help_panel=_PANEL)(labels)
 
 
 def label(

@@ -38,6 +38,7 @@ from raylens_app.cli import (
     housekeeping,
     importing,
     label,
+    labels,
     runs,
     score,
     sql,
@@ -59,6 +60,7 @@ _GROUPS: Final = (
     explain,
     score,
     label,
+    labels,
     suites,
     training,
     convert,
@@ -84,6 +86,9 @@ _EXTRAS: Final = {
     "torch": "models",
     "transformers": "models",
     "s3fs": "s3",
+    "fastapi": "serve",
+    "raylens_serve": "serve",
+    "uvicorn": "serve",
 }
 _GLOBAL_OPTIONS: Final = ("--workspace", "--verbose", "--version")
 

@@ -6,8 +6,6 @@ are computed once, and every text goes on from a copy of them.
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from raylens.engine.load import LoadedModel
 from raylens.engine.memory import memory_advice
+from raylens.engine.shared_prefix import SharedPrefix, keep_logits, logits_after, read_prefix
 from raylens.llm.errors import ContextTooLongError, RequestRefusedError
 
 
@@ -68,7 +66,8 @@ def token_losses(
     alone: list[tuple[int, _Pair]] = []
     with model.lock, torch.inference_mode(), memory_advice("reading texts for their losses", model.device):
         for context, group in alike.items():
-            shared = _context_once(model, context) if len(group) > 1 and context else None
+            several = len(group) > 1 and context
+            shared = read_prefix(_network(model), context, model.device) if several else None
             if shared is None:
                 alone += group
                 continue
@@ -81,37 +80,12 @@ def token_losses(
     return [found[at] for at in range(len(pairs))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A context that was read.
-
-    Attributes:
-        cache: Its keys and values, of one row.
-        last: Logits ``[1, vocabulary]`` of what follows it.
-    """
-
-    cache: DynamicCache
-    last: torch.Tensor
-
-
-def _context_once(model: LoadedModel, context: tuple[int, ...]) -> _Read | None:
-    """``context``, read; None where the model keeps something other than keys and values, which cannot be copied."""
-    out = _network(model)(torch.tensor([context], device=model.device), use_cache=True, **_keep(model, 1))
-    cache = out.past_key_values
-    if not isinstance(cache, DynamicCache) or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
-        return None
-    return _Read(cache, out.logits[:, -1])
-
-
-def _after(model: LoadedModel, shared: _Read, pairs: Sequence[_Pair]) -> list[NDArray[np.float64]]:
+def _after(model: LoadedModel, shared: SharedPrefix, pairs: Sequence[_Pair]) -> list[NDArray[np.float64]]:
     """Losses of texts that all follow one context."""
     ids = _padded([pair.text for pair in pairs], model)
     logits = shared.last.expand(len(pairs), 1, -1)
     if ids.shape[1] > 1:
-        cache = copy.deepcopy(shared.cache)  # a forward appends to it
-        cache.batch_repeat_interleave(len(pairs))
-        out = _network(model)(ids[:, :-1], past_key_values=cache, use_cache=True)
-        logits = torch.cat([logits, out.logits], dim=1)
+        logits = torch.cat([logits, logits_after(_network(model), shared, ids[:, :-1])], dim=1)
     losses = _nats(logits, ids)
     return [row[: len(pair.text)] for row, pair in zip(losses, pairs, strict=True)]
 
@@ -123,7 +97,7 @@ def _whole(model: LoadedModel, pairs: Sequence[_Pair]) -> list[NDArray[np.float6
     rows = np.full((len(pairs), ids.shape[1]), np.nan)
     if ids.shape[1] > first:
         wanted = torch.arange(first - 1, ids.shape[1] - 1, device=ids.device)
-        keep = _keep(model, wanted)
+        keep = keep_logits(_network(model), wanted)
         logits = _network(model)(ids, use_cache=False, **keep).logits
         rows[:, first:] = _nats(logits if keep else logits[:, wanted], ids[:, first:])
     return [row[len(pair.context) :][: len(pair.text)] for row, pair in zip(rows, pairs, strict=True)]
@@ -151,12 +125,6 @@ def _ids(model: LoadedModel, text: str) -> tuple[int, ...]:
 
 def _network(model: LoadedModel) -> Any:
     return model.engine.hf_model
-
-
-def _keep(model: LoadedModel, positions: int | torch.Tensor) -> dict[str, Any]:
-    """Only these positions' logits, where the model can leave out the others: they are most of its memory."""
-    takes = "logits_to_keep" in inspect.signature(_network(model).forward).parameters
-    return {"logits_to_keep": positions} if takes else {}
 
 
 def _batches(group: Sequence[tuple[int, _Pair]], size: int) -> list[Sequence[tuple[int, _Pair]]]:

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Final
 
+from raylens.errors import InputError, UnknownNameError
+from raylens.store.base_dir import inside_base
 from raylens.suites.shipped import shipped_names, shipped_suite
 from raylens.suites.suite import Suite
 from raylens.suites.suite_file import MAX_BYTES
 from raylens.suites.suite_parsing import parse_suite
-from raylens.errors import InputError, UnknownNameError
-from raylens.store.base_dir import inside_base
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml"})
 

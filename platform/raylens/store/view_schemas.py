@@ -13,6 +13,7 @@ from typing import Final
 import pyarrow as pa
 
 from raylens import schema
+from raylens.store import label_cache
 from raylens.store.findings import SCHEMAS, FindingKind
 
 _TEXT: Final = pa.string()
@@ -98,6 +99,9 @@ PEOPLE: Final[Mapping[str, pa.Schema]] = {
 }
 """What people say of features (:mod:`raylens.store.labels`); not about a cache, but about an SAE."""
 
+ELSEWHERE: Final[Mapping[str, pa.Schema]] = {str(name): table for name, table in label_cache.SCHEMAS.items()}
+"""Labels from elsewhere (:mod:`raylens.store.label_cache`), by the model and source of whoever gave them."""
+
 _LATER: Final[Mapping[str, pa.Schema]] = {
     "audit_runs": pa.schema(
         [
@@ -138,6 +142,7 @@ VIEWS: Final[Mapping[str, pa.Schema]] = {
     "caches": CACHES,
     "runs": RUNS,
     **PEOPLE,
+    **ELSEWHERE,
     **_LATER,
 }
 """All views by name, each with its columns in order."""

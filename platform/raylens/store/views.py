@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from raylens.errors import DamagedFileError, InputError
 from raylens.store.findings import FindingKind, findings_in
+from raylens.store.label_cache import LABEL_TABLES, LabelTable, label_files
 from raylens.store.labels import Labels, Words, as_explanations, tables
 from raylens.store.manifest import Manifest
-from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, FINDINGS, PEOPLE, RUNS, VIEWS, duckdb_type
+from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, ELSEWHERE, FINDINGS, PEOPLE, RUNS, VIEWS, duckdb_type
 from raylens.store.workspace import CacheStore, Workspace
 
 _SETTINGS: Final = (
@@ -41,6 +42,8 @@ _LATEST: Final[Mapping[str, Sequence[str]]] = {
     "scores": ("cache_id", "sae", "feature", "explanation_id", "scorer", "judge", "control", "metric"),
 }
 """What makes two rows the same figure; the view has the one of the last run."""
+_ONCE: Final = ("model", "source", "index", "digest")
+"""What makes two labels from elsewhere one: a file that small ones were rolled into may stand beside them."""
 _BY_PEOPLE: Final = "explanations by people"
 
 _DAMAGE: Final = ("Invalid Input Error", "Invalid Error", "Internal Error", "IO Error: No files found")
@@ -79,7 +82,7 @@ def connect(
     if not workspace.files.local:
         connection.register_filesystem(workspace.files.fs)
     wanted = set(VIEWS if only is None else only)
-    manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE} else {}
+    manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE, *ELSEWHERE} else {}
     words = Labels(workspace).read() if wanted & {*PEOPLE, "explanations"} else Words()
     by_people = tables(words, PEOPLE)
     paths: list[str] = []
@@ -114,7 +117,10 @@ def _make_view(
     """Create one view, with the branches ``others`` beside those of files; returns the files it reads."""
     kinds: Mapping[str, FindingKind] = {kind: kind for kind in FINDINGS}
     kind = kinds.get(name)
-    branches = _branches(name, manifests) if kind is None else _found(workspace, kind)
+    if name in ELSEWHERE:
+        branches = _elsewhere(workspace, name)
+    else:
+        branches = _branches(name, manifests) if kind is None else _found(workspace, kind)
     found = [(constants, [workspace.files.native(path) for path in paths]) for constants, paths in branches]
     try:
         try:
@@ -147,15 +153,18 @@ def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collectio
         same = ", ".join(_LATEST[name])
         newest = f"row_number() OVER (PARTITION BY {same} ORDER BY run_id DESC) = 1"
         query = f"SELECT * FROM ({query}) QUALIFY explanation_id IS NULL OR {newest}"
+    if name in ELSEWHERE:
+        same = ", ".join(map(_named, _ONCE))
+        query = f"SELECT * FROM ({query}) QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY fetched_at) = 1"
     connection.execute(f"CREATE VIEW {_named(name)} AS {query}")
 
 
 def _branch(constants: Mapping[str, str], paths: Collection[str], *options: str) -> str:
     listed = ", ".join(map(_quoted, paths))
-    columns = ", ".join(f"{_quoted(value)} AS {column}" for column, value in constants.items())
+    columns = ", ".join([*(f"{_quoted(value)} AS {column}" for column, value in constants.items()), "*"])
     # Both off: a folder of the workspace's own path may look like column=value.
     given = ", ".join(["hive_partitioning = false", "filename = false", *options])
-    return f"SELECT {columns}, * FROM read_parquet([{listed}], {given})"
+    return f"SELECT {columns} FROM read_parquet([{listed}], {given})"
 
 
 def _sound_branch(
@@ -210,6 +219,13 @@ def _found(workspace: Workspace, name: FindingKind) -> Iterator[tuple[dict[str, 
             by_sae.setdefault((row.cache_id, row.sae), []).append(row.path)
     for (cache_id, sae), paths in sorted(by_sae.items()):
         yield {"cache_id": cache_id, "sae": sae}, sorted(paths)
+
+
+def _elsewhere(workspace: Workspace, name: str) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """What was kept of labels from elsewhere, of all sources together."""
+    table: LabelTable | None = next((one for one in LABEL_TABLES if one == name), None)
+    if table is not None and (paths := label_files(workspace.files, table)):
+        yield {}, paths
 
 
 def _branches(name: str, manifests: Collection[Manifest | None]) -> Iterator[tuple[dict[str, str], list[str]]]:

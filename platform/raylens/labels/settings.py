@@ -1,0 +1,155 @@
+"""Where labels are asked for, and how much: address, mode and limits.
+
+The key is never part of the settings, so that they can be stored, logged and shown.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from raylens.config import Config
+from raylens.errors import InputError
+
+Mode = Literal["cache_only", "remote_fallback"]
+MODES: Final[tuple[Mode, ...]] = ("cache_only", "remote_fallback")
+
+BASE_URL_VARIABLE: Final = "NEURONPEDIA_BASE_URL"
+MODE_VARIABLE: Final = "NEURONPEDIA_EXPLANATIONS_MODE"
+KEY_VARIABLE: Final = "NEURONPEDIA_API_KEY"
+PUBLIC_URL: Final = "https://www.neuronpedia.org/api"
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LabelSettings(Config):
+    """How labels are looked up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    base_url: str = PUBLIC_URL
+    """Up to and with ``/api``."""
+    mode: Mode = "cache_only"
+    """``cache_only`` asks nobody, whatever is missing; ``remote_fallback`` asks for what is missing and keeps it."""
+    timeout_s: _Positive = 3.0
+    """For one whole answer."""
+    lru_size: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    """Features whose explanations stay in memory."""
+    max_concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    """Requests under way at a time."""
+    max_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
+    """Of one answer, unpacked; a larger one is refused."""
+    max_wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Asked to wait longer than this after too many requests, a run asks no more."""
+    max_waits: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Times in a row that a run waits as it is asked to, before it asks no more."""
+    remembered_s: _Positive = 60.0
+    """How long a feature that no answer came for is not asked for again."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values``; the first problem becomes one sentence, which repeats nothing of an address.
+
+        Raises:
+            InputError: A key is unknown, or has a value out of range.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        raise InputError(
+            f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}.",
+            hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
+        )
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        problem = "it must be http://HOST/api or https://HOST/api, without user, password, '?' or '#'"
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number; its text would quote the address
+            valid = False
+        if not valid or any(mark in url for mark in "@?#") or any(ord(c) <= 32 or ord(c) == 127 for c in url):
+            raise ValueError(problem)
+        plain = url.rstrip("/")
+        return plain if plain.endswith("/api") else f"{plain}/api"
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ, *, mode: Mode | None = None, base_url: str | None = None
+    ) -> Self:
+        """Address and mode from ``NEURONPEDIA_BASE_URL`` and ``NEURONPEDIA_EXPLANATIONS_MODE``, unless they are given.
+
+        Raises:
+            InputError: One of them has no possible value.
+        """
+        values: dict[str, object] = {}
+        if address := base_url or environment.get(BASE_URL_VARIABLE, "").strip():
+            values["base_url"] = address
+        if chosen := mode or environment.get(MODE_VARIABLE, "").strip():
+            if chosen not in MODES:
+                raise InputError(f"{MODE_VARIABLE} is {chosen!r}.", hint=f"set it to {' or '.join(MODES)}.")
+            values["mode"] = chosen
+        return cls.of(values)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the host is this machine or on its own network, by its name alone."""
+        host = (urlsplit(self.base_url).hostname or "").rstrip(".")
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+        return address.is_loopback or address.is_private or address.is_link_local
+
+    @property
+    def may_send_key(self) -> bool:
+        """Only where nobody on the way can read it: over https, or on the own network."""
+        return self.is_local or self.base_url.startswith("https://")
+
+
+class ApiKey:
+    """The key for ``x-api-key``, neither shown nor pickled."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str | None) -> None:
+        self._text = text
+
+    @classmethod
+    def from_environment(cls, settings: LabelSettings, environment: Mapping[str, str] = os.environ) -> Self:
+        """The key of ``NEURONPEDIA_API_KEY``; none where it is not set, or others could read it on the way.
+
+        Raises:
+            InputError: The variable holds no possible key.
+        """
+        text = environment.get(KEY_VARIABLE, "").strip()
+        if not text or not settings.may_send_key:
+            return cls(None)
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise InputError(
+                f"{KEY_VARIABLE} holds no key: there are spaces, control or non-ASCII characters in it.",
+                hint=f"set {KEY_VARIABLE} to the key alone, without quotes.",
+            )
+        return cls(text)
+
+    def __bool__(self) -> bool:
+        return self._text is not None
+
+    def __repr__(self) -> str:
+        return "ApiKey(***)" if self else "ApiKey(None)"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a key is not pickled: the process that needs it reads its own environment")
+
+    def headers(self) -> dict[str, str]:
+        """What authorises a request."""
+        return {"x-api-key": self._text} if self._text else {}
