@@ -94,6 +94,14 @@ def test_fitted_thresholds_spend_an_l0_better_than_one_for_all(folder: Path, l0:
     assert mse < min(theirs for theirs, n in by_one if n <= active)
 
 
+def test_one_very_strong_token_does_not_coarsen_the_search(folder: Path) -> None:
+    sae, some = JumpRelu.load(folder), batches()
+    some[0][0] = 3000 * DIRECTIONS[0]
+    for l0 in (1.0, 1.2, 1.5):
+        fitted = replace(sae, threshold=fit_thresholds(sae, some, l0))
+        assert error(fitted, together(some))[1] == pytest.approx(l0, abs=0.02)
+
+
 def test_the_decoder_is_that_of_least_squares(folder: Path) -> None:
     sae, some = JumpRelu.load(folder), batches()
     x = together(some)

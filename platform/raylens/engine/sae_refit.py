@@ -31,7 +31,7 @@ _REACH: Final = 0.75
 """How far below a latent's threshold its new one is looked for."""
 _FEW: Final = 30
 """A latent that is seen fewer times than this keeps its threshold."""
-_STEPS: Final = 14
+_STEPS: Final = 30
 _GATHERED: Final = 100_000
 """Tokens whose codes are multiplied together at a time."""
 
