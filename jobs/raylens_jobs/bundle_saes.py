@@ -40,10 +40,9 @@ _ROWS: Final = 4096
 class Finish:
     """What is done to a trained SAE before it is stored, without gradient steps."""
 
-    l0: float
-    """Mean number of active latents a token on the text trained on, which thresholds are fitted to."""
-    rounds: int = 2
-    """How many times thresholds and decoder are fitted in turn, and rare latents left out between."""
+    l0: tuple[float, ...]
+    """Mean number of active latents a token on the text trained on, which thresholds are fitted to: a round each, in
+    which rare latents are left out and the decoder is fitted too."""
     min_firing_rate: float = 0.0
     """Latents that fire on a smaller share of the text trained on are rare."""
     threshold_tokens: int = 1_000_000
@@ -91,7 +90,7 @@ PLANS: Final = (
         texts=("stdlib:train", "stdlib:tests"),
         seed=-1,
         max_samples=22_500,
-        finish=Finish(l0=30.2, min_firing_rate=1e-5),
+        finish=Finish(l0=(30.7, 30.7, 30.4, 30.88), min_firing_rate=6e-6),
     ),
 )
 
@@ -159,10 +158,10 @@ def finish(folder: Path, record: DenseRecord, hook: str, how: Finish) -> dict[st
         return islice(rows.batches(), max(1, min(n_tokens, rows.n_rows) // _ROWS))
 
     left_out = 0
-    for i in range(how.rounds):
-        log.info("%s: fitting, round %d of %d", folder.name, i + 1, how.rounds)
+    for i, l0 in enumerate(how.l0):
+        log.info("%s: fitting, round %d of %d", folder.name, i + 1, len(how.l0))
         sae = JumpRelu.load(folder)
-        replace(sae, threshold=fit_thresholds(sae, some(how.threshold_tokens, 3 * i), how.l0)).save(folder)
+        replace(sae, threshold=fit_thresholds(sae, some(how.threshold_tokens, 3 * i), l0)).save(folder)
         keep = firing_rates(load_sae(folder), some(how.threshold_tokens, 3 * i + 1)) >= how.min_firing_rate
         keep_latents(folder, keep)
         left_out += int((~keep).sum())

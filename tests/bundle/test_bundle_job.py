@@ -72,7 +72,7 @@ def test_saes_are_recorded_trained_finished_evaluated_and_found(tmp_path: Path) 
         recipes={4: recipe.model_copy(update={"architecture": "batchtopk", "k": 8.0})},
         texts=("stdlib:train", "stdlib:tests"),
         seed=-1,
-        finish=Finish(l0=7.0, rounds=1, threshold_tokens=8192, decoder_tokens=8192, min_firing_rate=1e-3),
+        finish=Finish(l0=(7.0,), threshold_tokens=8192, decoder_tokens=8192, min_firing_rate=1e-3),
     )
     build_saes(Folders(tmp_path / "out", tmp_path / "work"), [plan, finished])
     found = paths.list_saes(tmp_path / "out")

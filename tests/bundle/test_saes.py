@@ -14,8 +14,6 @@ from raylens_jobs.evaluate import run_evaluate
 
 SAES = paths.list_saes()
 D_MODEL = json.loads((paths.ROOT / "pico" / "config.json").read_text())["hidden_size"]
-MAX_FVU = {1: 0.10, 3: 0.10, 5: 0.115}
-"""By layer. The aim is 0.10; docs/bundle.md says by how much the late one misses it, and what was tried."""
 
 
 def figures(sae: BundledSae) -> dict:
@@ -36,7 +34,7 @@ def test_card_figures_reach_their_floors(sae: BundledSae) -> None:
     assert held_out["held_out"] is True, "evaluated on text it was trained on"
     assert held_out["sae"] == str(sae.id)
     assert held_out["n_documents"] == 24
-    assert held_out["fvu"]["value"] <= MAX_FVU[sae.hook.layer or 0]
+    assert held_out["fvu"]["value"] <= 0.10
     assert held_out["l0"]["value"] <= 32
     assert held_out["ce_recovered"]["value"] >= 0.92
     assert held_out["dead_fraction"] <= 0.05
@@ -51,5 +49,5 @@ def test_a_small_evaluation_now_agrees_with_the_card(sae: BundledSae) -> None:
     now = run_evaluate(str(sae.id), config)
     assert now["held_out"] is True
     assert now["fvu"]["value"] == pytest.approx(card["fvu"]["value"], abs=0.05)
-    assert now["l0"]["value"] <= 32
+    assert now["l0"]["value"] <= card["l0"]["high"] + 2, "where each latent has a threshold, a few files may have more"
     assert now["ce_recovered"]["value"] == pytest.approx(card["ce_recovered"]["value"], abs=0.05)

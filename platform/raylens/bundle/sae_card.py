@@ -18,7 +18,13 @@ def sae_card(metrics: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {label} | {_estimate(held_out[name], digits)} |" for label, name, digits in _ESTIMATES)
     shares = "\n".join(f"| {label} | {held_out[name]:.2%} |" for label, name in _SHARES)
     epochs = train["tokens"] / train["recorded_tokens"]
-    active = f"{recipe['k']:g} active a token" + ("" if recipe["architecture"] == "topk" else " on average")
+    top_k = recipe["architecture"] == "topk"
+    active = f"{recipe['k']:g} active a token" if top_k else f"{held_out['l0']['value']:.3g} active a token on average"
+    limit = (
+        "the\nactivations a token may have are fixed in number, whether the token needs fewer or more"
+        if top_k
+        else "its\nthresholds were fitted to text like that of the corpus: on other text more or fewer latents are active"
+    )
     text = f"the training split of the standard library of CPython {metrics['python']}"
     if "stdlib:tests" in train.get("texts", ()):
         text += ",\nand as much of its test folders, without the tests of held-out files"
@@ -26,10 +32,11 @@ def sae_card(metrics: Mapping[str, Any]) -> str:
     if done := train.get("finish"):
         finished = f"""
 
-Then thresholds and decoder were fitted in turn, {done["rounds"]} times, with the encoder as it was: each latent's
-threshold so that {done["l0"]:g} are active a token on that text at the least error, and the decoder as the
-least-squares solution for {done["decoder_tokens"]:,} tokens. Of {recipe["d_sae"]:,} latents, those that fired
-on fewer than {done["min_firing_rate"] * 1e5:g} in 100,000 tokens of that text were left out: {done["left_out"]:,}."""
+Then thresholds and decoder were fitted in turn, {len(done["l0"])} times, with the encoder as it was: each latent's
+threshold so that {", then ".join(f"{l0:g}" for l0 in done["l0"])} are active a token on that text at the least error,
+and the decoder as the least-squares solution for {done["decoder_tokens"]:,} tokens. Of {recipe["d_sae"]:,} latents,
+those that fired on fewer than {done["min_firing_rate"] * 1e5:g} in 100,000 tokens of that text were left out:
+{done["left_out"]:,}."""
     return f"""\
 ---
 license: apache-2.0
@@ -51,7 +58,7 @@ was left out of training: activations there mean nothing.
 of {recipe["batch_size"]:,}, learning rate {recipe["learning_rate"]:g}, auxiliary loss for dead latents
 {recipe["aux_coef"]:g}, seed {recipe["seed"]}.{finished}
 
-`python -m raylens_jobs.bundle saes` makes it again, in minutes on two CPU cores.
+`python -m raylens_jobs.bundle saes` makes it again, on two CPU cores.
 
 ## Figures, on held-out files
 
@@ -70,8 +77,7 @@ which includes latents for things that held-out files lack.
 
 ## Limits
 
-One small model, one kind of text. A latent that reads well on this corpus says little about other text, and the
-activations a token may have are fixed in number, whether the token needs fewer or more.
+One small model, one kind of text. A latent that reads well on this corpus says little about other text, and {limit}.
 """
 
 
