@@ -23,7 +23,7 @@ def sae_card(metrics: Mapping[str, Any]) -> str:
     limit = (
         "the\nactivations a token may have are fixed in number, whether the token needs fewer or more"
         if top_k
-        else "its\nthresholds were fitted to text like that of the corpus: on other text more or fewer latents are active"
+        else "its\nthresholds were fitted to text of this kind: on other text more or fewer latents are active"
     )
     text = f"the training split of the standard library of CPython {metrics['python']}"
     if "stdlib:tests" in train.get("texts", ()):
