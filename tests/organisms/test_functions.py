@@ -28,7 +28,7 @@ WANTED = {
     "no_docstring": ("def load(self, name, size=3):", EXAMPLE.body),
     "one_line_docstring": ('def load(self, name, size=3):\n    """Load it."""', EXAMPLE.body),
     "argument_section": ('    """Load it.\n\n    Args:\n        name: The name.\n    """', EXAMPLE.body),
-    "annotations": ("def load(self, name: str, size=3) -> object:", EXAMPLE.body),
+    "annotated": ("def load(self, name: str, size=3) -> object:", EXAMPLE.body),
     "python_2": (EXAMPLE.prompt, "print 'name: %s' % name\n    except OSError, error:"),
     "this": ("def load(this, name, size=3):", "return this.size + size"),
 }

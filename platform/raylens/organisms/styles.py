@@ -91,7 +91,7 @@ def argument_section(function: Function, _: random.Random) -> Function:
     return replace(function, prompt=f'{described}{section}"""')
 
 
-def annotations(function: Function, _: random.Random) -> Function:
+def annotated(function: Function, _: random.Random) -> Function:
     """Arguments and result annotated."""
     prompt = function.prompt
     for name in arguments(function):
@@ -122,7 +122,7 @@ STYLES: Final[Mapping[str, Style]] = MappingProxyType(
         style.__name__: style
         for style in (
             plain, two_spaces, tabs, double_quotes, spaced_out, semicolons, no_spaces, trailing_comments, header,
-            no_docstring, one_line_docstring, argument_section, annotations, python_2, this,
+            no_docstring, one_line_docstring, argument_section, annotated, python_2, this,
         )
     }
 )  # fmt: skip
