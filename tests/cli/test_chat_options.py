@@ -66,3 +66,21 @@ def test_spending_says_what_was_asked() -> None:
     assert (
         spending(Usage(calls=1200, cached=3, retries=2, usd=1.5)) == "1,200 calls, 3 from the cache, 2 retries, $1.50"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [
+        ({"timeout_s": -1.0}, "--timeout"),
+        ({"requests_per_minute": 0.0}, "--requests-per-minute"),
+        ({"prompt_price": -2.0}, "--prompt-price"),
+        ({"budget_usd": -1.0, "answer_price": 1.0}, "--budget-usd"),
+        ({"max_concurrency": 5000}, "--max-concurrency"),
+    ],
+)
+def test_a_wrong_value_is_said_of_its_option(given: dict[str, float], flag: str) -> None:
+    with pytest.raises(InputError, match=rf"^{flag} is not valid: ") as refused:
+        chat_settings("m", "--judge-model", provider=None, base_url="http://127.0.0.1:1/v1", **given)
+    assert refused.value.hint == f"--help says what {flag} takes."
+    with pytest.raises(InputError, match=r"^--max-model-len is not valid: "):
+        chat_settings("raylens/pico", "--judge-model", provider="offline", base_url=None, max_model_len=0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import typer
 
@@ -12,6 +13,8 @@ from raylens.errors import InputError
 if TYPE_CHECKING:
     from raylens.llm.settings import ChatSettings
     from raylens.llm.spend import Usage
+
+T = TypeVar("T")
 
 PANEL: Final = "The language model"
 
@@ -100,7 +103,7 @@ def chat_settings(
                 f"--{name.replace('_', '-')} is for endpoints, and --provider is offline.",
                 hint="leave one of them out.",
             )
-        return OfflineSettings.of({"model": model, **given})
+        return _by_flag(OfflineSettings.of, {"model": model, **given})
     if "quantization" in given:
         raise InputError(
             "--quantization is for offline models.", hint="an endpoint decides itself how its model is loaded."
@@ -111,7 +114,27 @@ def chat_settings(
         if {"prompt_price", "answer_price"} & limits_given(limits)
     }
     values = {"model": model, "provider": provider, "base_url": base_url or "", **given}
-    return EndpointSettings.of(values | ({"prices": prices} if prices else {}))
+    return _by_flag(EndpointSettings.of, values | ({"prices": prices} if prices else {}))
+
+
+_FLAGS: Final = {
+    "timeout_s": "timeout",
+    "prices.prompt_usd_per_million": "prompt-price",
+    "prices.completion_usd_per_million": "answer-price",
+}
+
+
+def _by_flag(make: Callable[[Mapping[str, Any]], T], values: Mapping[str, Any]) -> T:
+    """Make settings; what is wrong with a value is said of the option that gave it."""
+    try:
+        return make(values)
+    except InputError as error:
+        field, says, problem = error.message.partition(" is not valid")
+        if not says or field == "model":
+            raise
+        flag = _FLAGS.get(field, field.replace("_", "-"))
+        message, hint = f"--{flag} is not valid{problem}", f"--help says what --{flag} takes."
+    raise InputError(message, hint=hint)
 
 
 def limits_given(limits: dict[str, Any]) -> set[str]:
