@@ -143,7 +143,7 @@ def build(folder: Path, n_documents: int = 800, seed: int = 7) -> Planted:
     made = Planted(folder / "planted", folder / "planted-sae", folder / "text.jsonl")
     directions = _directions(len(_tokens(words)))
     _save_model(made.model, words, directions)
-    _save_sae(made.sae, made.model, words, directions)
+    _save_sae(made.sae, words, directions)
     rows = [json.dumps({"text": text}) for text in documents(n_documents, seed)]
     made.text.write_text("\n".join(rows) + "\n")
     return made
@@ -212,7 +212,7 @@ def _save_model(folder: Path, words: Sequence[str], directions: NDArray[np.float
     fast.save_pretrained(folder)
 
 
-def _save_sae(folder: Path, model: Path, words: Sequence[str], directions: NDArray[np.float64]) -> None:
+def _save_sae(folder: Path, words: Sequence[str], directions: NDArray[np.float64]) -> None:
     import torch
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.saes.sae import SAEMetadata
@@ -226,7 +226,9 @@ def _save_sae(folder: Path, model: Path, words: Sequence[str], directions: NDArr
         for place, weights in enumerate(_weights(rule, tokens)):
             encoder[4 + place * _WIDTH : 4 + (place + 1) * _WIDTH, latent] = weights @ reads
         bias[latent] = -_threshold(rule)
-    trained_on = SAEMetadata(model_name=str(model), hook_name=HOOK, prepend_bos=True, context_size=128)
+    # No model is named: the SAE's id is a hash of all this, excerpts are drawn by the id, and a folder of its own in
+    # every run would draw others in every run.
+    trained_on = SAEMetadata(hook_name=HOOK, prepend_bos=True, context_size=128)
     sae = StandardSAE(StandardSAEConfig(d_in=len(encoder), d_sae=DEAD + 1, metadata=trained_on))
     with torch.no_grad():
         sae.W_enc.copy_(torch.from_numpy(encoder))
