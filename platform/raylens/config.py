@@ -26,18 +26,23 @@ class Config(BaseModel):
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Validate ``values``; the first problem becomes one sentence.
 
+        With ``hide_input_in_errors`` it repeats nothing that was given.
+
         Raises:
             InputError: a key is unknown, missing, or has a value out of range.
         """
+        hidden = bool(cls.model_config.get("hide_input_in_errors"))
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or cls.__name__
-            raise InputError(
-                f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r}).",
-                hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
-            ) from None
+            first = error.errors(include_input=not hidden, include_url=False)[0]
+        # Raised past pydantic's error, which holds the values.
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        got = "" if hidden else f" (got {first['input']!r})"
+        raise InputError(
+            f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}{got}.",
+            hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
+        )
 
 
 class ModelConfig(Config):

@@ -16,8 +16,8 @@ MAY_IMPORT = {
     "raylens_serve": {"raylens", "raylens_serve"},
     "raylens_app": {"raylens", "raylens_app"},
 }
-LAYERS = ["errors", "ids", "config", "schema", "specs", "chat", "corpus", "examples", "explain", "score", "suites",
-          "audit", "store", "bundle", "search", "sources", "catalog", "labels", "llm", "engine",
+LAYERS = ["errors", "ids", "config", "schema", "specs", "chat", "net", "corpus", "examples", "explain", "score",
+          "suites", "audit", "store", "bundle", "search", "sources", "catalog", "labels", "llm", "engine",
           "organisms"]  # fmt: skip
 """Rooms of ``raylens``; each imports only those to its left (and itself)."""
 

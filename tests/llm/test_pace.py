@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_clients import FakeClock
-from raylens.llm.pace import FIRST_S, LONGEST_S, Pacer, backoff_s, retry_after_s
+from raylens.llm.pace import FIRST_S, LONGEST_S, Pacer, backoff_s
+from raylens.net.retry_after import retry_after_s
 
 
 @given(st.integers(1, 10_000), st.integers())

@@ -167,4 +167,5 @@ if __name__ == "__main__":
     # What the pickle or a library prints goes to stderr; stdout is for the answer.
     answer_stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    print(json.dumps(_answer(sys.argv[1], sys.argv[2], Path(sys.argv[3]))), file=answer_stream, flush=True)
+    answer_stream.write(json.dumps(_answer(sys.argv[1], sys.argv[2], Path(sys.argv[3]))) + "\n")
+    answer_stream.flush()

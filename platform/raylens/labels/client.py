@@ -31,8 +31,9 @@ from raylens.labels.label_store import LabelStore
 from raylens.labels.merging import Status
 from raylens.labels.names import NeuronpediaId
 from raylens.labels.patience import Patience
-from raylens.labels.remote import Answer, Clock, Remote, SystemClock
+from raylens.labels.remote import Answer, Remote
 from raylens.labels.settings import ApiKey, LabelSettings
+from raylens.net.clock import Clock, SystemClock
 
 _log = logging.getLogger(__name__)
 _AT_A_TIME: Final = 1024

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final
 
-from raylens.labels.remote import Clock
 from raylens.labels.settings import LabelSettings
+from raylens.net.clock import Clock
 
 ENOUGH: Final = 5
 """Failures in a row after which a server is left alone for as long as a single failure is remembered."""

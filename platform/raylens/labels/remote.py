@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 import zlib
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Literal, Self
 
 import httpx
 
@@ -23,6 +20,8 @@ from raylens.errors import InputError
 from raylens.labels.explanations import Page, ShapeError, parse_json, read_page
 from raylens.labels.names import NeuronpediaId
 from raylens.labels.settings import ApiKey, LabelSettings
+from raylens.net.clock import Clock
+from raylens.net.retry_after import retry_after_s
 
 # At DEBUG it writes down the headers of requests, the key among them.
 logging.getLogger("httpcore").setLevel(logging.INFO)
@@ -32,38 +31,6 @@ Kind = Literal["page", "missing", "unreachable", "limited", "refused", "malforme
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "": 1.0}
 _WINDOW: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d|)[a-z]*\s*")
 _SMALL: Final = 64 * 1024
-
-
-class Clock(Protocol):
-    """Time as the client sees it; tests bring their own and do not wait."""
-
-    def now(self) -> float:
-        """Seconds since some fixed moment, never going back."""
-        ...
-
-    def wall(self) -> float:
-        """Seconds since the epoch, to compare with dates that servers send."""
-        ...
-
-    async def sleep(self, seconds: float) -> None:
-        """Let others run for that long."""
-        ...
-
-
-class SystemClock:
-    """The machine's own time."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
-
-    def wall(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        """``asyncio.sleep``."""
-        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +121,8 @@ def wait_of(retry_after: str | None, body: bytes, wall: float) -> float | None:
         body: JSON with ``requestWindow``: seconds, or as ``60 m``.
         wall: Seconds since the epoch, now.
     """
-    text = (retry_after or "").strip()
-    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", text):
-        return float(text)
-    if text:
-        try:
-            at = parsedate_to_datetime(text)
-            # Without a time zone HTTP means UTC, and Python the local one.
-            return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - wall)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            pass
+    if (wait_s := retry_after_s(retry_after, wall)) is not None:
+        return wait_s
     try:
         window: Any = parse_json(body)["requestWindow"]
     except (ShapeError, KeyError, TypeError, IndexError):

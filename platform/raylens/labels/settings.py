@@ -5,16 +5,16 @@ The key is never part of the settings, so that they can be stored, logged and sh
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from raylens.config import Config
 from raylens.errors import InputError
+from raylens.net.address import is_local, is_plain, may_send_key
+from raylens.net.secret import Secret, checked_key
 
 Mode = Literal["cache_only", "remote_fallback"]
 MODES: Final[tuple[Mode, ...]] = ("cache_only", "remote_fallback")
@@ -51,33 +51,11 @@ class LabelSettings(Config):
     remembered_s: _Positive = 60.0
     """How long a feature that no answer came for is not asked for again."""
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Validate ``values``; the first problem becomes one sentence, which repeats nothing of an address.
-
-        Raises:
-            InputError: A key is unknown, or has a value out of range.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        raise InputError(
-            f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}.",
-            hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
-        )
-
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, url: str) -> str:
         problem = "it must be http://HOST/api or https://HOST/api, without user, password, '?' or '#'"
-        try:
-            parts = urlsplit(url)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port that is no number; its text would quote the address
-            valid = False
-        if not valid or any(mark in url for mark in "@?#") or any(ord(c) <= 32 or ord(c) == 127 for c in url):
+        if not is_plain(url):
             raise ValueError(problem)
         plain = url.rstrip("/")
         return plain if plain.endswith("/api") else f"{plain}/api"
@@ -103,26 +81,18 @@ class LabelSettings(Config):
     @property
     def is_local(self) -> bool:
         """Whether the host is this machine or on its own network, by its name alone."""
-        host = (urlsplit(self.base_url).hostname or "").rstrip(".")
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return "." not in host or host.endswith((".localhost", ".local", ".internal"))
-        return address.is_loopback or address.is_private or address.is_link_local
+        return is_local(self.base_url)
 
     @property
     def may_send_key(self) -> bool:
         """Only where nobody on the way can read it: over https, or on the own network."""
-        return self.is_local or self.base_url.startswith("https://")
+        return may_send_key(self.base_url)
 
 
-class ApiKey:
+class ApiKey(Secret):
     """The key for ``x-api-key``, neither shown nor pickled."""
 
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str | None) -> None:
-        self._text = text
+    __slots__ = ()
 
     @classmethod
     def from_environment(cls, settings: LabelSettings, environment: Mapping[str, str] = os.environ) -> Self:
@@ -134,21 +104,7 @@ class ApiKey:
         text = environment.get(KEY_VARIABLE, "").strip()
         if not text or not settings.may_send_key:
             return cls(None)
-        if not text.isascii() or not text.isprintable() or " " in text:
-            raise InputError(
-                f"{KEY_VARIABLE} holds no key: there are spaces, control or non-ASCII characters in it.",
-                hint=f"set {KEY_VARIABLE} to the key alone, without quotes.",
-            )
-        return cls(text)
-
-    def __bool__(self) -> bool:
-        return self._text is not None
-
-    def __repr__(self) -> str:
-        return "ApiKey(***)" if self else "ApiKey(None)"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a key is not pickled: the process that needs it reads its own environment")
+        return cls(checked_key(text, KEY_VARIABLE))
 
     def headers(self) -> dict[str, str]:
         """What authorises a request."""

@@ -33,12 +33,14 @@ from raylens.errors import InputError
 from raylens.llm.calls import Call, ChatCall, LossesCall
 from raylens.llm.echo import nats
 from raylens.llm.once import Once
-from raylens.llm.pace import Clock, Pacer, SystemClock, backoff_s, retry_after_s
+from raylens.llm.pace import Pacer, backoff_s
 from raylens.llm.protocol import Dialect, Failure
 from raylens.llm.remedies import error_for
 from raylens.llm.replies import ReplyCache, request_key
 from raylens.llm.settings import EndpointSettings, Key
 from raylens.llm.spend import Meter, Usage
+from raylens.net.clock import Clock, SystemClock
+from raylens.net.retry_after import retry_after_s
 from raylens.store.redact import scrub
 
 _log = logging.getLogger(__name__)

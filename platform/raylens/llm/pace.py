@@ -4,49 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
-import time
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import Final, Protocol
+from typing import Final
+
+from raylens.net.clock import Clock
 
 FIRST_S: Final = 0.5
 LONGEST_S: Final = 30.0
 """The first wait is at most ``FIRST_S``, each further one at most twice as long, none above ``LONGEST_S``."""
-
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-
-
-class Clock(Protocol):
-    """Time as the client sees it; tests bring their own and do not wait."""
-
-    def now(self) -> float:
-        """Seconds since some fixed moment, never going back."""
-        ...
-
-    def wall(self) -> float:
-        """Seconds since the epoch, to compare with dates that servers send."""
-        ...
-
-    async def sleep(self, seconds: float) -> None:
-        """Let others run for that long."""
-        ...
-
-
-class SystemClock:
-    """The machine's own time."""
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
-
-    def wall(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        """``asyncio.sleep``."""
-        await asyncio.sleep(seconds)
 
 
 class Pacer:
@@ -85,22 +49,3 @@ def backoff_s(failures: int, jitter: random.Random) -> float:
     jitter", AWS Architecture Blog, 2015).
     """
     return jitter.uniform(0.0, min(LONGEST_S, FIRST_S * 2.0 ** min(failures - 1, 30)))
-
-
-def retry_after_s(header: str | None, wall: float) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for (RFC 9110, 10.2.3); None where it says nothing usable.
-
-    Args:
-        header: Its value: seconds, or an HTTP date.
-        wall: Seconds since the epoch, now.
-    """
-    text = (header or "").strip()
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    try:
-        at = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    if at.tzinfo is None:  # "-0000", which HTTP does not know: read as UTC, not as local time
-        at = at.replace(tzinfo=UTC)
-    return max(0.0, at.timestamp() - wall)

@@ -6,16 +6,16 @@ printed in errors. It is read from the environment of the process that opens the
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from raylens.config import Config, DType, Quantization
 from raylens.errors import InputError
+from raylens.net.address import is_local, is_plain, may_send_key
+from raylens.net.secret import Secret, checked_key
 from raylens.store.redact import is_secret, scrub
 
 Provider = Literal["openrouter", "openai"]
@@ -69,23 +69,6 @@ class EndpointSettings(Config):
     max_calls: Annotated[int, Field(ge=0)] | None = None
     """Requests sent at most by one client, retries included; 0 answers from the reply cache alone."""
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Validate ``values``; the first problem becomes one sentence, which repeats no text that was given.
-
-        Raises:
-            InputError: A key is unknown, missing, or has a value out of range; or a budget has no prices.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        raise InputError(
-            f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}.",
-            hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
-        )
-
     @model_validator(mode="before")
     @classmethod
     def _by_provider(cls, values: Any) -> Any:
@@ -108,14 +91,7 @@ class EndpointSettings(Config):
     @classmethod
     def _plain_address(cls, url: str) -> str:
         problem = "it must be http://HOST/PATH or https://HOST/PATH, without user, password, '?' or '#'"
-        try:
-            parts = urlsplit(url)
-            valid = (
-                parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-            )
-        except ValueError:  # a port that is no number; its text would quote the address
-            valid = False
-        if not valid or any(mark in url for mark in "@?#") or any(ord(c) <= 32 or ord(c) == 127 for c in url):
+        if not is_plain(url):
             raise ValueError(problem)
         return url.rstrip("/").removesuffix("/chat/completions")
 
@@ -132,12 +108,7 @@ class EndpointSettings(Config):
     @property
     def is_local(self) -> bool:
         """Whether the host is this machine or on its own network, by its name alone."""
-        host = (urlsplit(self.base_url).hostname or "").rstrip(".")
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return "." not in host or host.endswith((".localhost", ".local", ".internal"))
-        return address.is_loopback or address.is_private or address.is_link_local
+        return is_local(self.base_url)
 
     @property
     def key_variable(self) -> str:
@@ -147,7 +118,7 @@ class EndpointSettings(Config):
     @property
     def may_send_key(self) -> bool:
         """Only where nobody on the way can read it: over https, or on the own network."""
-        return self.is_local or self.base_url.startswith("https://")
+        return may_send_key(self.base_url)
 
 
 class OfflineSettings(Config):
@@ -179,13 +150,10 @@ ChatSettings = EndpointSettings | OfflineSettings
 """Both have ``model``, ``provider``, ``max_model_len`` and ``max_concurrency``."""
 
 
-class Key:
+class Key(Secret):
     """An API key that is neither shown nor pickled."""
 
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str | None) -> None:
-        self._text = text
+    __slots__ = ()
 
     @classmethod
     def from_environment(cls, settings: EndpointSettings) -> Key:
@@ -204,21 +172,7 @@ class Key:
                 hint=f"set {variable} in the environment of every process that calls it "
                 "(to any word, if that endpoint asks for none).",
             )
-        if not text.isascii() or not text.isprintable() or " " in text:
-            raise InputError(
-                f"{variable} holds no key: there are spaces, control or non-ASCII characters in it.",
-                hint=f"set {variable} to the key alone, without quotes or 'Bearer'.",
-            )
-        return cls(text or None)
-
-    def __bool__(self) -> bool:
-        return self._text is not None
-
-    def __repr__(self) -> str:
-        return "Key(***)" if self else "Key(None)"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a key is not pickled: the process that needs it reads its own environment")
+        return cls(checked_key(text, variable) or None)
 
     def headers(self) -> dict[str, str]:
         """What authorises a request."""

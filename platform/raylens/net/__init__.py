@@ -1,0 +1,1 @@
+"""What every client of another machine needs: addresses, keys, time, and how long it is asked to wait."""
