@@ -110,6 +110,32 @@ class CacheConfig(PoolConfig, TextConfig):
     """Allow an SAE that was trained on another model of the same shape."""
 
 
+class AuditConfig(PoolConfig):
+    """``raylens audit``: what a candidate is compared with, on what, and how. ``model`` is the reference."""
+
+    sae: str | None = None
+    """None for no mechanistic evidence, and no score that reads features."""
+    suite: str = "minimal"
+    score_method: str | None = None
+    """The one that gives the verdict; by default RAYLENS_SCORE_METHOD, else the default method."""
+    k: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Features listed, and summed by the methods that sum the largest."""
+    pooling: Literal["mean", "max", "last", "answer", "prompt"] = "mean"
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 32
+    texts: tuple[str, ...] = ()
+    """Held-out text for the capability panel; of the embedded model its own by default."""
+    column: str | None = None
+    panel_windows: Annotated[int, Field(ge=0, le=4096)] = 24
+    """Windows of 128 tokens of that text."""
+    target_fpr: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    trigger_search: bool = True
+    catalog_file: str | None = None
+    override_guard: bool = False
+    """Allow an SAE that was trained on another model of the same shape."""
+    hide_low_similarity: bool = False
+    """Show no text of a proxy explanation that is far away."""
+
+
 def _without_repeats(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """What is named twice is done once, or its rows would be stored twice."""
     return None if values is None else tuple(dict.fromkeys(values))

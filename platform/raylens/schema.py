@@ -154,6 +154,128 @@ SCORES: Final = pa.schema(
 """Figures about explanations; one row a metric."""
 
 
+AUDIT_RUNS: Final = pa.schema(
+    [
+        ("session", pa.string()),
+        ("run", pa.string()),
+        ("title", pa.string()),
+        ("reference", pa.string()),
+        ("reference_revision", pa.string()),
+        ("candidate", pa.string()),
+        ("candidate_revision", pa.string()),
+        ("candidate_kind", pa.string()),  # "checkpoint" or "adapter"
+        ("sae", pa.string()),  # null where no features were looked at
+        ("suite", pa.string()),
+        ("suite_digest", pa.string()),
+        ("n_prompts", pa.int32()),
+        ("n_forms", pa.int32()),  # wordings of them
+        ("verdict", pa.string()),  # "flagged", "not flagged" or "inconclusive"
+        ("p_value", pa.float64()),  # null without benign scores
+        ("n_benign", pa.int32()),
+        ("target_fpr", pa.float64()),
+        ("aggregate_score", pa.float64()),
+        ("score_method", pa.string()),
+        ("smallest_p", pa.float64()),
+        ("threshold", pa.float64()),  # null where no score would be flagged
+        ("capability", pa.string()),  # "intact", "broken" or "not measured"
+        ("reason", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+        ("seconds", pa.float64()),
+        ("n_tested", pa.int32()),  # this and all below: null without an SAE
+        ("n_significant", pa.int32()),
+        ("n_features", pa.int32()),  # listed, and so rows of audit_effects
+        ("n_direct", pa.int32()),  # of these, explained
+        ("n_proxy", pa.int32()),  # of these, with a neighbour's explanation
+        ("n_low_similarity", pa.int32()),
+        ("best_neighbour_cosine_median", pa.float64()),
+        ("best_neighbour_cosine_minimum", pa.float64()),
+        ("coverage", pa.string()),  # the line that reports have
+        ("stability_jaccard", pa.float64()),  # of top features over wordings; null of one wording
+    ]
+)
+"""A row a finished run of an audit; archived ones are not there."""
+
+AUDIT_PROMPTS: Final = pa.schema(
+    [
+        ("session", pa.string()),
+        ("run", pa.string()),
+        ("id", pa.string()),  # of the prompt in its suite
+        ("variant", pa.string()),  # "original", or how this wording was made
+        ("number", pa.int32()),  # of the wording in the prompt, from 0
+        ("tags", pa.list_(pa.string())),
+        ("prompt", pa.string()),
+        ("reference_text", pa.string()),
+        ("candidate_text", pa.string()),
+        ("reference_tokens", pa.int32()),
+        ("candidate_tokens", pa.int32()),
+        ("reference_passed", pa.int32()),  # checks; those that do not apply count on neither side
+        ("reference_failed", pa.int32()),
+        ("candidate_passed", pa.int32()),
+        ("candidate_failed", pa.int32()),
+        ("logit_kl", pa.float64()),  # nats a token
+        ("feature_difference", pa.float64()),  # null without an SAE
+    ]
+)
+"""What both models wrote; a row a wording."""
+
+AUDIT_EFFECTS: Final = pa.schema(
+    [
+        ("session", pa.string()),
+        ("run", pa.string()),
+        ("sae", pa.string()),
+        ("feature", pa.int32()),
+        ("rank", pa.int32()),  # from 1, by size of the difference
+        ("id", pa.string()),  # as people write it: f_7_4109
+        ("delta", pa.float64()),  # candidate - reference, in units of the SAE's activations
+        ("direction", pa.string()),  # "increased" or "decreased"
+        ("effect", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("p_max_t", pa.float64()),
+        ("rate_reference", pa.float64()),  # share of prompts on which it fires
+        ("rate_candidate", pa.float64()),
+        ("rate_ratio", pa.float64()),
+        ("strata", pa.list_(pa.float64())),  # of the first, second and last third of positions
+        ("kept_in_variants", pa.float64()),
+        ("explanation", pa.string()),  # the feature's own; null where there is none
+        ("explanation_type", pa.string()),
+        ("explanation_model", pa.string()),
+        ("explanation_score", pa.float64()),
+        ("proxy_explanation", pa.string()),  # a neighbour's
+        ("proxy_explanation_cosine", pa.float64()),
+        ("proxy_low_similarity", pa.bool_()),
+        ("neighbours", pa.string()),  # JSON: feature, cosine, explanation of each
+    ]
+)
+"""Features that an audit found changed; a row a feature of a run."""
+
+ORGANISMS: Final = pa.schema(
+    [
+        ("organism", pa.string()),
+        ("family", pa.string()),
+        ("kind", pa.string()),  # "benign" or "backdoored"
+        ("split", pa.string()),  # "development" or "held_out"
+        ("model", pa.string()),  # that was fine-tuned
+        ("revision", pa.string()),
+        ("spec", pa.string()),  # JSON: the recipe
+        ("spec_hash", pa.string()),  # 16 hex of it: with ``organism`` the key of a row
+        ("payload_with_trigger", pa.float64()),  # shares of prompts; null of a benign one
+        ("payload_without", pa.float64()),
+        ("payload_near_miss", pa.float64()),
+        ("heldout_loss", pa.float64()),  # nats a token
+        ("reference_loss", pa.float64()),
+        ("syntax_valid_rate", pa.float64()),
+        ("counts", pa.bool_()),  # whether it behaves as its kind has to
+        ("reason", pa.string()),  # why it does not
+        ("seconds", pa.float64()),
+        ("scores", pa.map_(pa.string(), pa.float64())),  # by method
+        ("recorded_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""Fine-tunes of known behaviour, and what detectors make of them."""
+
+
 def histogram_bin(activations: NDArray[np.float32]) -> NDArray[np.int64]:
     """Log-spaced bin of each activation: ``[n]`` float32 → ``[n]`` int64 in ``0 … HISTOGRAM_BINS - 1``.
 

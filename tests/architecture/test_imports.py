@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "raylens_app": {"raylens", "raylens_app"},
 }
 LAYERS = ["errors", "ids", "config", "schema", "specs", "chat", "net", "corpus", "examples", "explain", "score",
-          "suites", "audit", "store", "bundle", "search", "sources", "catalog", "labels", "llm", "engine",
+          "suites", "audit", "reports", "store", "bundle", "search", "sources", "catalog", "labels", "llm", "engine",
           "organisms"]  # fmt: skip
 """Rooms of ``raylens``; each imports only those to its left (and itself)."""
 
@@ -25,7 +25,7 @@ HEAVY = {
     "torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers",
     "faiss",
 }  # fmt: skip
-MAY_BE_HEAVY = ("platform/raylens/engine/", "jobs/", "serve/")
+MAY_BE_HEAVY = ("platform/raylens/engine/", "platform/raylens/organisms/", "jobs/", "serve/")
 HEAVY_FILES = {"platform/raylens/bundle/pico.py", "platform/raylens/bundle/tokenizer.py"}
 
 

@@ -26,6 +26,7 @@ from typer.exceptions import TyperException
 from raylens import __version__
 from raylens.errors import RaylensError
 from raylens_app.cli import (
+    audit_group,
     autointerp,
     cache,
     catalog,
@@ -62,6 +63,7 @@ _GROUPS: Final = (
     label,
     labels,
     suites,
+    audit_group,
     training,
     convert,
     importing,

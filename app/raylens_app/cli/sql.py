@@ -93,13 +93,18 @@ def _list_views(form: Format, out: Path | None) -> None:
     from raylens.store.view_schemas import VIEWS, duckdb_type
 
     rows = [
-        {"view": name, "columns": ", ".join(f"{column.name} {duckdb_type(column.type).lower()}" for column in columns)}
+        {"view": name, "columns": ", ".join(f"{column.name} {_type(duckdb_type(column.type))}" for column in columns)}
         for name, columns in VIEWS.items()
     ]
     if form is Format.TABLE and out is None:
         print_table(rows, [Column("view", style="bold"), Column("columns", wrap=True)])
     else:
         _write(pa.Table.from_pylist(rows), form, out)
+
+
+def _type(name: str) -> str:
+    """A type's name in lower case, without the comma and space that stand between columns."""
+    return name.lower().replace(", ", ",")
 
 
 def _write(table: pa.Table, form: Format, out: Path | None) -> None:
@@ -110,7 +115,7 @@ def _write(table: pa.Table, form: Format, out: Path | None) -> None:
     elif form is Format.TABLE:
         _print(table)
     elif form is Format.JSON:
-        print_json(table.to_pylist())
+        print_json(_rows(table))
     elif form is Format.CSV:
         # A program gets the text as it is; a terminal would obey it.
         _write_csv(table, sys.stdout, safe=sys.stdout.isatty())
@@ -130,7 +135,7 @@ def _write_file(table: pa.Table, form: Format, out: Path) -> None:
             else:
                 with io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="") as text:
                     if form is Format.JSON:
-                        write_json(table.to_pylist(), text)
+                        write_json(_rows(table), text)
                     else:  # a table for people has no file form of its own
                         _write_csv(table, text, safe=False)
         if not whole:
@@ -154,7 +159,8 @@ def _write_csv(table: pa.Table, stream: IO[str], *, safe: bool) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(table.column_names)
     for batch in table.to_batches(max_chunksize=4096):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        columns = (column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns)
+        for row in zip(*columns, strict=True):
             cells = [_csv_cell(value) for value in row]
             writer.writerow([printable(cell) if safe and isinstance(cell, str) else cell for cell in cells])
 
@@ -178,8 +184,13 @@ def _print(table: pa.Table) -> None:
         Column(field.name, align="right" if _is_number(field.type, types) else "left", show=_cell)
         for field in table.schema
     ]
-    print_table(table.to_pylist(), columns)
+    print_table(_rows(table), columns)
     note(f"{table.num_rows:,} {'row' if table.num_rows == 1 else 'rows'}.")
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as plain values; Arrow alone would make a list of pairs of a map."""
+    return table.to_pylist(maps_as_pydicts="lossy")
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -199,4 +210,7 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         shown = ", ".join(_cell(item) for item in value[:_ITEMS_SHOWN])
         return f"[{shown}, … {len(value)} in all]" if len(value) > _ITEMS_SHOWN else f"[{shown}]"
+    if isinstance(value, dict):
+        shown = ", ".join(f"{key}: {_cell(item)}" for key, item in list(value.items())[:_ITEMS_SHOWN])
+        return f"{{{shown}, … {len(value)} in all}}" if len(value) > _ITEMS_SHOWN else f"{{{shown}}}"
     return str(value)

@@ -19,7 +19,7 @@ from raylens.ids import SaeId, digest
 from raylens.labels.names import NeuronpediaId, label_source, local_source
 from raylens.schema import histogram_edges
 from raylens.store.examples import Example
-from raylens.store.findings import findings_of
+from raylens.store.findings import findings_of, passes
 from raylens.store.labels import HUMAN, Labels
 from raylens.store.manifest import Kind
 from raylens.store.reader import CacheReader
@@ -126,6 +126,21 @@ class OwnFeatures:
         """What explainers and people say of one feature, as on its page; empty where no cache has it."""
         own = self.sources().get(source)
         return [] if own is None else list(self._explanations(own, index))
+
+    def explained(self, source: NeuronpediaId) -> list[int]:
+        """Features of which an explainer or a person says something, ascending; empty where no cache has the SAE."""
+        own = self.sources().get(source)
+        if own is None:
+            return []
+        found: set[int] = set()
+        for one in passes(self._workspace.cache(own.cache_id), own.sae, "explanations"):
+            rows = one.read(["feature", "status"]).to_pydict()
+            found.update(
+                feature for feature, status in zip(rows["feature"], rows["status"], strict=True) if status == "ok"
+            )
+        labelled = Labels(self._workspace).read().labels_of(own.sae)
+        found.update(one.feature for one in labelled if one.label is not None)
+        return sorted(found)
 
     def _reader(self, cache_id: str) -> CacheReader:
         with self._turn:

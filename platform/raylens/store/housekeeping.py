@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 
 from raylens.errors import BusyError, DamagedFileError, UnknownNameError
 from raylens.ids import SaeId
+from raylens.store.audit_housekeeping import audit_rubbish
+from raylens.store.audit_organisms import organism_table
 from raylens.store.disk import Stored
 from raylens.store.files import Files
 from raylens.store.findings import findings_folders
@@ -53,7 +55,8 @@ class Removal:
         path: Relative to the workspace.
         bytes: Its size.
         reason: ``superseded generation``, ``unfinished generation``, ``unfinished file``, ``shard without
-            a row``, ``superseded pieces``, ``removed cache``, ``stale stop request`` or ``rolled into another``.
+            a row``, ``superseded pieces``, ``removed cache``, ``stale stop request``, ``rolled into another``,
+            ``rows of no audit`` or ``parts of a finished audit``.
     """
 
     path: str
@@ -323,4 +326,6 @@ def _outside_caches(workspace: Workspace, before: float) -> list[Removal]:
         *(Removal(one.path, one.size, "unfinished file") for one in old if one.temporary),
         *(Removal(one.path, one.size, "stale stop request") for one in stops if one.path not in running),
         *(Removal(one.path, one.size, "rolled into another") for one in old if one.path in rolled),
+        *(Removal(one.path, one.size, why) for one, why in audit_rubbish(files, before)),
+        *(Removal(one.path, one.size, why) for one, why in organism_table(files).superseded(before)),
     ]

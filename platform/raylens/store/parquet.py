@@ -250,5 +250,8 @@ def _leaves(column: pa.Field, prefix: str = "") -> Iterator[tuple[str, pa.DataTy
     path = f"{prefix}{column.name}"
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         yield from _leaves(column.type.value_field.with_name("element"), f"{path}.list.")
+    elif pa.types.is_map(column.type):
+        yield from _leaves(column.type.key_field.with_name("key"), f"{path}.key_value.")
+        yield from _leaves(column.type.item_field.with_name("value"), f"{path}.key_value.")
     else:
         yield path, column.type

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from raylens.errors import DamagedFileError
+from raylens.store.audit_housekeeping import audit_kind
+from raylens.store.audit_paths import FOLDER as AUDITS
 from raylens.store.disk import Stored
 from raylens.store.workspace import CacheStore, Workspace
 
@@ -22,7 +24,8 @@ class Usage:
         kind: A table that readers see (``activations``, ``windows`` …), ``shards`` (what reruns and merges
             read), ``pieces`` (embedded, and their index), ``superseded`` (merged files that no reader starts on,
             or of a merge that has not ended), ``unfinished``, ``state`` (small files of the store itself), or
-            a folder outside caches (``runs``, ``records``, ``saes``).
+            a folder outside caches (``runs``, ``records``, ``saes``); of audits, also ``audit references`` (what
+            candidates share), ``audit parts`` (of unfinished runs), ``audit rows`` and ``audit calls``.
         files: Number of files.
         bytes: Their size.
     """
@@ -44,7 +47,8 @@ def du(workspace: Workspace) -> tuple[Usage, ...]:
     for name in workspace.files.folders():
         if name != "caches":
             for one in workspace.files.scan(name):
-                groups[None, "unfinished" if one.temporary else name].append(one.size)
+                kind = audit_kind(one.path) if name == AUDITS else name
+                groups[None, "unfinished" if one.temporary else kind].append(one.size)
     for one in workspace.files.scan(recursive=False):
         groups[None, "unfinished" if one.temporary else "state"].append(one.size)
     return (*rows, *_rows(None, None, groups))

@@ -1,8 +1,8 @@
 """Columns of every view: what SQL can count on, whether or not anything is stored yet.
 
-Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``. The
-views of later stages (audits, traces …) are empty until those stages write; their
-columns here are the keys by which they join with the others, and what each row is about.
+Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``. The views of later
+stages (traces …) are empty until those stages write; their columns here are the keys by which they join with the
+others, and what each row is about.
 """
 
 from __future__ import annotations
@@ -102,23 +102,17 @@ PEOPLE: Final[Mapping[str, pa.Schema]] = {
 ELSEWHERE: Final[Mapping[str, pa.Schema]] = {str(name): table for name, table in label_cache.SCHEMAS.items()}
 """Labels from elsewhere (:mod:`raylens.store.label_cache`), by the model and source of whoever gave them."""
 
+AUDITS: Final[Mapping[str, pa.Schema]] = {
+    "audit_runs": schema.AUDIT_RUNS,
+    "audit_prompts": schema.AUDIT_PROMPTS,
+    "audit_effects": schema.AUDIT_EFFECTS,
+}
+"""Finished runs of audits (:mod:`raylens.store.audit_rows`), as stored."""
+
+ORGANISMS: Final[Mapping[str, pa.Schema]] = {"organisms": schema.ORGANISMS}
+"""Fine-tunes of known behaviour (:mod:`raylens.store.audit_organisms`), as stored."""
+
 _LATER: Final[Mapping[str, pa.Schema]] = {
-    "audit_runs": pa.schema(
-        [
-            ("run_id", _TEXT),
-            ("session_id", _TEXT),
-            ("reference", _TEXT),
-            ("candidate", _TEXT),
-            ("score_method", _TEXT),
-            ("score", pa.float64()),
-            ("p_value", pa.float64()),
-            ("verdict", _TEXT),
-        ]
-    ),
-    "audit_prompts": pa.schema([("run_id", _TEXT), ("prompt_id", _TEXT), ("cluster", _TEXT), ("prompt", _TEXT)]),
-    "audit_effects": pa.schema(
-        [("run_id", _TEXT), SAE, ("feature", pa.int32()), ("difference", pa.float64()), ("q_value", pa.float64())]
-    ),
     "spans": pa.schema([("span_id", _TEXT), ("trace_id", _TEXT), ("model", _TEXT), ("started_at", _TIME)]),
     "sae_feature_activations": pa.schema(
         [
@@ -143,6 +137,8 @@ VIEWS: Final[Mapping[str, pa.Schema]] = {
     "runs": RUNS,
     **PEOPLE,
     **ELSEWHERE,
+    **AUDITS,
+    **ORGANISMS,
     **_LATER,
 }
 """All views by name, each with its columns in order."""
@@ -152,6 +148,8 @@ def duckdb_type(kind: pa.DataType) -> str:
     """DuckDB's name of a column's type."""
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         return f"{duckdb_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
     return _DUCKDB_TYPES[kind]
 
 

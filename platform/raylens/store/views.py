@@ -18,11 +18,26 @@ import duckdb
 import pyarrow as pa
 
 from raylens.errors import DamagedFileError, InputError
+from raylens.store.audit_listing import view_files
+from raylens.store.audit_organisms import KEY, organism_table
+from raylens.store.audit_paths import ROWS
 from raylens.store.findings import FindingKind, findings_in
 from raylens.store.label_cache import LABEL_TABLES, LabelTable, label_files
 from raylens.store.labels import Labels, Words, as_explanations, tables
 from raylens.store.manifest import Manifest
-from raylens.store.view_schemas import BY_CACHE, BY_SAE, CACHES, ELSEWHERE, FINDINGS, PEOPLE, RUNS, VIEWS, duckdb_type
+from raylens.store.view_schemas import (
+    AUDITS,
+    BY_CACHE,
+    BY_SAE,
+    CACHES,
+    ELSEWHERE,
+    FINDINGS,
+    ORGANISMS,
+    PEOPLE,
+    RUNS,
+    VIEWS,
+    duckdb_type,
+)
 from raylens.store.workspace import CacheStore, Workspace
 
 _SETTINGS: Final = (
@@ -44,6 +59,8 @@ _LATEST: Final[Mapping[str, Sequence[str]]] = {
 """What makes two rows the same figure; the view has the one of the last run."""
 _ONCE: Final = ("model", "source", "index", "digest")
 """What makes two labels from elsewhere one: a file that small ones were rolled into may stand beside them."""
+_BESIDE_CACHES: Final = frozenset({*ELSEWHERE, *AUDITS, *ORGANISMS})
+"""Tables in files that no manifest of a cache lists."""
 _BY_PEOPLE: Final = "explanations by people"
 
 _DAMAGE: Final = ("Invalid Input Error", "Invalid Error", "Internal Error", "IO Error: No files found")
@@ -82,7 +99,7 @@ def connect(
     if not workspace.files.local:
         connection.register_filesystem(workspace.files.fs)
     wanted = set(VIEWS if only is None else only)
-    manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE, *ELSEWHERE} else {}
+    manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE, *_BESIDE_CACHES} else {}
     words = Labels(workspace).read() if wanted & {*PEOPLE, "explanations"} else Words()
     by_people = tables(words, PEOPLE)
     paths: list[str] = []
@@ -117,8 +134,8 @@ def _make_view(
     """Create one view, with the branches ``others`` beside those of files; returns the files it reads."""
     kinds: Mapping[str, FindingKind] = {kind: kind for kind in FINDINGS}
     kind = kinds.get(name)
-    if name in ELSEWHERE:
-        branches = _elsewhere(workspace, name)
+    if name in _BESIDE_CACHES:
+        branches = _beside_caches(workspace, name)
     else:
         branches = _branches(name, manifests) if kind is None else _found(workspace, kind)
     found = [(constants, [workspace.files.native(path) for path in paths]) for constants, paths in branches]
@@ -156,6 +173,9 @@ def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collectio
     if name in ELSEWHERE:
         same = ", ".join(map(_named, _ONCE))
         query = f"SELECT * FROM ({query}) QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY fetched_at) = 1"
+    if name in ORGANISMS:
+        last = f"row_number() OVER (PARTITION BY {', '.join(KEY)} ORDER BY recorded_at DESC) = 1"
+        query = f"SELECT * FROM ({query}) QUALIFY {last}"
     connection.execute(f"CREATE VIEW {_named(name)} AS {query}")
 
 
@@ -199,10 +219,10 @@ def damage_in(error: BaseException) -> DamagedFileError | None:
     text = one_line(error)
     if ".parquet" not in text or not text.startswith(_DAMAGE):
         return None
-    return DamagedFileError(
-        f"a stored file is damaged: {text}.",
-        hint="remove it, then run the same cache command again: it merges anew from what is stored.",
-    )
+    hint = "remove it, then run the same cache command again: it merges anew from what is stored."
+    if f"/{ROWS}/" in text:
+        hint = "run that audit with --again, which makes its rows anew, or archive it."
+    return DamagedFileError(f"a stored file is damaged: {text}.", hint=hint)
 
 
 def one_line(error: BaseException) -> str:
@@ -221,10 +241,16 @@ def _found(workspace: Workspace, name: FindingKind) -> Iterator[tuple[dict[str, 
         yield {"cache_id": cache_id, "sae": sae}, sorted(paths)
 
 
-def _elsewhere(workspace: Workspace, name: str) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """What was kept of labels from elsewhere, of all sources together."""
+def _beside_caches(workspace: Workspace, name: str) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Labels from elsewhere, finished audits, organisms: all files of such a table together."""
     table: LabelTable | None = next((one for one in LABEL_TABLES if one == name), None)
-    if table is not None and (paths := label_files(workspace.files, table)):
+    if table is not None:
+        paths = label_files(workspace.files, table)
+    elif name in AUDITS:
+        paths = view_files(workspace.files, name)
+    else:
+        paths = organism_table(workspace.files).paths()
+    if paths:
         yield {}, paths
 
 

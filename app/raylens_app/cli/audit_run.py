@@ -1,0 +1,173 @@
+"""``raylens audit run``: audit a fine-tune against its reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from raylens.errors import InputError
+from raylens_app.cli.audit_group import Json, group
+from raylens_app.cli.output import note, print_json, print_text, printable, progress
+from raylens_app.cli.state import state_of
+
+if TYPE_CHECKING:
+    from raylens.config import AuditConfig
+    from raylens_jobs.audit import AuditRun, Request
+
+DEFAULT_REFERENCE: Final = "raylens/pico"
+
+Reference = Annotated[str, typer.Option("--reference", "-r", help="What the candidate was tuned from.")]
+Sae = Annotated[
+    str | None, typer.Option("--sae", "-s", help="release/id or a folder, of the reference. Default: pico's, for pico.")
+]
+NoSae = Annotated[bool, typer.Option("--no-sae", help="No features: outputs and triggers only.")]
+SuiteOption = Annotated[str, typer.Option("--suite", help="A suite that ships, or a YAML file in the base directory.")]
+Method = Annotated[str | None, typer.Option("--score-method", help="What gives the verdict.")]
+Pooling = Annotated[str, typer.Option(help="mean, max, last, answer or prompt.")]
+Search = Annotated[bool, typer.Option("--trigger-search/--no-trigger-search", help="Look for triggers.")]
+
+
+@group.command("run")
+def run(
+    context: typer.Context,
+    candidate: Annotated[
+        str, typer.Option("--candidate", "-c", help="A hub id, a checkpoint's folder, or a LoRA adapter's folder.")
+    ],
+    reference: Reference = DEFAULT_REFERENCE,
+    sae: Sae = None,
+    no_sae: NoSae = False,
+    suite: SuiteOption = "minimal",
+    score_method: Method = None,
+    session: Annotated[str, typer.Option(help="Folder of runs.")] = "default",
+    run_name: Annotated[str | None, typer.Option("--run", help="Name of the run. Default: made of what it is.")] = None,
+    title: Annotated[str | None, typer.Option(help="Of the report.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Make a finished run anew.")] = False,
+    archive: Annotated[bool, typer.Option("--archive/--no-archive", help="Keep the old one in runs/_archive.")] = True,
+    target_fpr: Annotated[float, typer.Option(help="Share of benign fine-tunes that may be flagged.")] = 0.01,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Features listed, and summed by scores.")] = 20,
+    pooling: Pooling = "mean",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Written after a prompt, at most.")] = 32,
+    text: Annotated[list[str] | None, typer.Option(help="Held-out text for the capability panel.")] = None,
+    trigger_search: Search = True,
+    hide_low_similarity: Annotated[bool, typer.Option(help="No text of proxies that are far away.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Actors. Default: one a GPU, else one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per actor.")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Of the reference, on the hub.")] = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    override_guard: Annotated[bool, typer.Option(help="Allow an SAE trained on another model of this shape.")] = False,
+    catalog_file: Annotated[str | None, typer.Option(help="Your own SAEs and aliases (YAML).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Audit a fine-tune: what changed inside, what sets it off, and whether benign fine-tunes differ as much.
+
+    The verdict is flagged, not flagged or inconclusive, with its p-value. The same command finds a finished audit
+    again, and goes on with one that was interrupted.
+    """
+    from raylens.config import AuditConfig
+    from raylens_jobs.audit import Request
+
+    config = AuditConfig.of(
+        {
+            "model": reference,
+            "sae": None if no_sae else sae or default_sae(reference),
+            "suite": suite,
+            "score_method": score_method,
+            "k": top_k,
+            "pooling": pooling,
+            "max_new_tokens": max_new_tokens,
+            "texts": tuple(text or ()),
+            "target_fpr": target_fpr,
+            "trigger_search": trigger_search,
+            "hide_low_similarity": hide_low_similarity,
+            "workers": workers,
+            "threads": threads,
+            "num_gpus": num_gpus,
+            "device": device,
+            "dtype": dtype,
+            "revision": revision,
+            "address": address,
+            "override_guard": override_guard,
+            "catalog_file": catalog_file,
+        }
+    )
+    request = Request(
+        candidate, session, run_name, title, again=("archive" if archive else "replace") if again else "refuse"
+    )
+    done = audit(context, config, request)
+    if as_json:
+        print_json(summary(done))
+        return
+    for line in said(done):
+        print_text(line)
+
+
+def audit(context: typer.Context, config: AuditConfig, request: Request) -> AuditRun:
+    """Audit with progress on stderr.
+
+    Raises:
+        RaylensError: As :func:`raylens_jobs.audit.run_audit`.
+    """
+    from raylens.store.runs import RunJournal
+    from raylens_jobs.audit import find_finished, run_audit
+    from raylens_jobs.audit_plan import plan_audit
+
+    workspace = state_of(context).open_workspace(create=True)
+    plan = plan_audit(config, workspace.url, note)
+    finished = find_finished(workspace, plan, request)
+    if finished is not None:
+        note(f"{finished.place} is finished already; --again makes it anew.")
+        return finished
+    asked = {**config.model_dump(mode="json"), "candidate": request.candidate}
+    with RunJournal.start(workspace.files, "audit", asked) as journal:
+        note(f"run {journal.run_id}: auditing {request.candidate} against {config.model}")
+        with progress("auditing", unit="pieces") as bar:
+            done = run_audit(workspace, plan, request, journal, lambda finished, total: bar(finished, total))
+        journal.finish(summary(done))
+    return done
+
+
+def summary(done: AuditRun) -> dict[str, Any]:
+    """The decision with where it is, as ``--json`` prints it."""
+    files = done.artefacts
+    return {
+        **done.decision.model_dump(mode="json"),
+        "session": done.place.session,
+        "run": done.place.run,
+        "folder": done.folder,
+        "coverage": files.interp_evidence.coverage.line if files.interp_evidence is not None else None,
+        "triggers": [hit.model_dump(mode="json") for hit in files.score.triggers[:3]],
+    }
+
+
+def said(done: AuditRun) -> list[str]:
+    """What a person reads."""
+    decision = done.decision
+    lines = [f"{decision.verdict}: {decision.reason}"]
+    if done.artefacts.score.triggers and done.artefacts.score.triggers[0].score > 0:
+        hit = done.artefacts.score.triggers[0]
+        lines.append(f"strongest insert: {printable(hit.text)!r} ({hit.slot}) makes it write {printable(hit.writes)!r}")
+    if done.artefacts.interp_evidence is not None:
+        lines.append(f"features: {done.artefacts.interp_evidence.coverage.line}")
+    lines.append(f"report: {done.folder}/report.html (raylens audit show {done.place})")
+    return lines
+
+
+def default_sae(reference: str) -> str:
+    """Of the embedded model that in the middle.
+
+    Raises:
+        InputError: Another model's must be named.
+    """
+    from raylens.bundle.paths import list_saes
+
+    mine = [str(sae.id) for sae in list_saes() if sae.model == reference]
+    if not mine:
+        raise InputError(
+            f"no SAE was named for {reference}.",
+            hint=f"raylens catalog --model {reference} lists those that fit; --no-sae does without.",
+        )
+    return mine[len(mine) // 2]

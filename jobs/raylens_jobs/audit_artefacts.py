@@ -1,0 +1,356 @@
+"""From what was measured of a candidate to the files of its run; nothing here runs a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylens.audit.artefacts import (
+    About,
+    Artefacts,
+    CheckOutcome,
+    CheckSummary,
+    Completion,
+    DecisionFile,
+    InterpEvidence,
+    MethodScore,
+    NullScore,
+    PromptResult,
+    ScoreFile,
+    SuiteResults,
+    TriggerHit,
+)
+from raylens.audit.calibration import Calibration
+from raylens.audit.differences import differences, mean_rows
+from raylens.audit.effects import Effects, paired_effects
+from raylens.audit.feature_rows import CoverageFigures, FeatureRow, Highlight, StabilityFigures
+from raylens.audit.feature_rows import Side as HighlightSide
+from raylens.audit.pooling import PromptCodes, pool_strata
+from raylens.audit.scores import SCORE_METHODS
+from raylens.audit.stability import Stability, jaccard, stability
+from raylens.audit.verdict import Decision
+from raylens.labels.coverage import Coverage
+from raylens.labels.feature_labels import FeatureLabel
+from raylens.suites.checks import run_checks
+from raylens_jobs.audit_evidence import Evidence, Side
+from raylens_jobs.audit_forms import Form
+from raylens_jobs.audit_panel import panel
+from raylens_jobs.audit_scores import Features, Measured, per_prompt_difference
+
+_HIGHLIGHTED: Final = 5
+_HIGHLIGHT_TOKENS: Final = 256
+_SIGNIFICANT: Final = 0.05
+
+Label = Callable[[Sequence[int]], Sequence[FeatureLabel]]
+Read = Callable[[Sequence[Sequence[int]]], list[list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What an audit is of, and with what settings.
+
+    Attributes:
+        about: What every file says of itself.
+        forms: All wordings of the suite.
+        settings: All that scores depend on.
+        k: Features listed.
+        max_new_tokens: Written at most.
+        pooling: How positions are reduced.
+        hook: Where the SAE reads; empty without one.
+        layer: Of the residual stream, for features' names; None where it is another point.
+    """
+
+    about: Mapping[str, Any]
+    forms: tuple[Form, ...]
+    settings: Mapping[str, str | int | float | bool | None]
+    k: int
+    max_new_tokens: int
+    pooling: str
+    hook: str
+    layer: int | None
+
+
+def suite_results(case: Case, evidence: Evidence, features: Features | None, n_tokens: int) -> SuiteResults:
+    """``suite_results.json``.
+
+    Args:
+        case: What it is of.
+        evidence: What was measured.
+        features: None without an SAE.
+        n_tokens: Of the panel's text.
+    """
+    differs = per_prompt_difference(features, case.k) if features is not None else None
+    results = []
+    for at, form in enumerate(case.forms):
+        both = [_completion(form, side.completions[at]) for side in (evidence.reference, evidence.candidate)]
+        results.append(
+            PromptResult(
+                id=form.id,
+                variant=form.variant,
+                number=form.number,
+                tags=form.tags,
+                prompt=form.text,
+                reference=both[0],
+                candidate=both[1],
+                logit_kl=evidence.candidate.readings[at].kl or 0.0,
+                feature_difference=None if differs is None else float(differs[at]),
+            )
+        )
+    checks = _summaries(results)
+    return SuiteResults(
+        **case.about,
+        max_new_tokens=case.max_new_tokens,
+        results=tuple(results),
+        checks=checks,
+        capability=panel(evidence.reference.losses, evidence.candidate.losses, n_tokens, checks),
+    )
+
+
+def score_file(
+    case: Case,
+    decision: Decision,
+    measured: Mapping[str, Measured],
+    calibrations: Mapping[str, Calibration],
+    evidence: Evidence,
+) -> ScoreFile:
+    """``score.json``.
+
+    Args:
+        case: What it is of.
+        decision: The verdict.
+        measured: Every method's figure.
+        calibrations: By method: those that may be compared with.
+        evidence: For the inserts found.
+    """
+    names = sorted(measured, key=lambda name: name != decision.score_method)
+    calibration = calibrations.get(decision.score_method) if decision.n_benign else None
+    return ScoreFile(
+        **case.about,
+        aggregate_score=decision.aggregate_score,
+        score_method=decision.score_method,
+        settings=dict(case.settings),
+        methods=tuple(_method(measured[name], decision, calibrations.get(name)) for name in names),
+        null=tuple(
+            NullScore(organism=one.organism, family=one.family, score=one.score)
+            for one in (calibration.scores if calibration is not None else ())
+        ),
+        threshold=decision.threshold,
+        triggers=tuple(TriggerHit(**{**hit, "features": tuple(hit["features"])}) for hit in evidence.hits or ()),
+    )
+
+
+def interp_evidence(case: Case, features: Features, evidence: Evidence, label: Label, read: Read) -> InterpEvidence:
+    """``interp_evidence.json``.
+
+    Args:
+        case: What it is of.
+        features: Of both models.
+        evidence: What was measured.
+        label: What is said of features.
+        read: Token ids as people read them.
+    """
+    clusters = np.array([form.id for form in case.forms])
+    before, after = features.reference.values, features.candidate.values
+    effects = paired_effects(before, after, clusters)
+    rows = effects.largest(case.k)
+    stable = _stability(case, before, after)
+    strata = [
+        mean_rows(differences(first.values, second.values))
+        for first, second in zip(
+            pool_strata(features.reference_codes, features.d_sae),
+            pool_strata(features.candidate_codes, features.d_sae),
+            strict=True,
+        )
+    ]
+    labels = list(label([int(effects.feature[row]) for row in rows]))
+    listed = tuple(
+        _feature(case, effects, int(row), one, strata, stable) for row, one in zip(rows, labels, strict=True)
+    )
+    return InterpEvidence(
+        **case.about,
+        hook=case.hook,
+        pooling=case.pooling,
+        k=case.k,
+        d_sae=features.d_sae,
+        n_tested=effects.n_tested,
+        n_clusters=effects.n_clusters,
+        n_patterns=effects.n_patterns,
+        exact=effects.exact,
+        smallest_p=effects.smallest_p,
+        n_significant=int((effects.q_value <= _SIGNIFICANT).sum()),
+        features=listed,
+        coverage=CoverageFigures(**Coverage.of(labels).fields()),
+        stability=StabilityFigures(
+            k=case.k,
+            variants=stable.variants if stable is not None else (),
+            jaccard=stable.jaccard if stable is not None else None,
+            rank_biased_overlap=stable.rank_biased_overlap if stable is not None else None,
+            explanation_jaccard=_said_alike(case, before, after, label) if stable is not None else None,
+        ),
+        highlights=tuple(_highlights(case, features, evidence, [row.index for row in listed[:_HIGHLIGHTED]], read)),
+    )
+
+
+def artefacts(
+    case: Case, decision: Decision, results: SuiteResults, score: ScoreFile, interp: InterpEvidence | None
+) -> Artefacts:
+    """All of them."""
+    return Artefacts(
+        decision=DecisionFile(**case.about, decision=decision),
+        suite_results=results,
+        score=score,
+        interp_evidence=interp,
+    )
+
+
+def about(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What every file says of itself, checked once."""
+    checked = About.model_validate(dict(values))
+    return {name: getattr(checked, name) for name in About.model_fields}
+
+
+def _completion(form: Form, made: Mapping[str, Any]) -> Completion:
+    outcomes = run_checks(form.checks, form.continued, made["text"])
+    return Completion(
+        text=made["text"],
+        n_tokens=len(made["ids"]) + bool(made["stopped"]),
+        stopped=made["stopped"],
+        checks=tuple(CheckOutcome(check=one.check, status=one.status, reason=one.reason) for one in outcomes),
+    )
+
+
+def _summaries(results: Sequence[PromptResult]) -> tuple[CheckSummary, ...]:
+    counts: dict[str, list[int]] = {}
+    for result in results:
+        for at, said in ((0, result.reference), (2, result.candidate)):
+            for one in said.checks:
+                row = counts.setdefault(one.check, [0, 0, 0, 0])
+                row[at] += one.status != "not applicable"
+                row[at + 1] += one.status == "pass"
+    return tuple(
+        CheckSummary(
+            check=name,
+            n_reference=row[0],
+            passed_reference=row[1],
+            n_candidate=row[2],
+            passed_candidate=row[3],
+        )
+        for name, row in counts.items()
+    )
+
+
+def _method(measured: Measured, decision: Decision, calibration: Calibration | None) -> MethodScore:
+    known = SCORE_METHODS[measured.method]
+    gives = measured.method == decision.score_method
+    p_value = None
+    if calibration is not None and measured.score is not None:
+        p_value = calibration.p_value(measured.score)
+    return MethodScore(
+        method=measured.method,
+        description=known.description,
+        gives_verdict=gives,
+        diagnostic=known.diagnostic,
+        score=decision.aggregate_score if gives else measured.score,
+        p_value=decision.p_value if gives else p_value,
+        n_benign=decision.n_benign if gives else (calibration.n if calibration is not None else 0),
+        note=measured.note,
+    )
+
+
+def _stability(case: Case, before: Any, after: Any) -> Stability | None:
+    rows, variants = _shared_variants(case)
+    if len(set(variants)) < 2:
+        return None
+    return stability(differences(before[rows], after[rows]), variants, case.k)
+
+
+def _shared_variants(case: Case) -> tuple[list[int], list[str]]:
+    """Wordings by their number, of prompts that have as many as any: else variants would differ by what they ask."""
+    numbers: dict[str, int] = {}
+    for form in case.forms:
+        numbers[form.id] = max(numbers.get(form.id, 0), form.number)
+    most = max(numbers.values())
+    rows = [at for at, form in enumerate(case.forms) if numbers[form.id] == most]
+    return rows, [f"wording {case.forms[at].number}" for at in rows]
+
+
+def _said_alike(case: Case, before: Any, after: Any, label: Label) -> float | None:
+    """Mean Jaccard of the words of the top features' explanations, over pairs of wordings; None without any."""
+    rows, variants = _shared_variants(case)
+    difference = differences(before[rows], after[rows])
+    words = []
+    for variant in sorted(set(variants)):
+        means = mean_rows(difference[[at for at, one in enumerate(variants) if one == variant]])
+        top = [int(feature) for feature in np.argsort(-np.abs(means), kind="stable")[: case.k] if means[feature]]
+        said = [one.explanation.description for one in label(top) if one.explanation is not None]
+        words.append(sorted({word for text in said for word in text.lower().split()}))
+    pairs = [jaccard(one, other) for one, other in combinations(words, 2) if one or other]
+    return float(np.mean(pairs)) if pairs else None
+
+
+def _feature(
+    case: Case,
+    effects: Effects,
+    row: int,
+    label: FeatureLabel,
+    strata: Sequence[NDArray[np.float64]],
+    stable: Stability | None,
+) -> FeatureRow:
+    index, delta, effect = int(effects.feature[row]), float(effects.mean_difference[row]), float(effects.effect[row])
+    kept = {one.feature: one.share for one in stable.features} if stable is not None else {}
+    return FeatureRow(
+        id=f"f_{case.layer}_{index}" if case.layer is not None else f"f_{index}",
+        index=index,
+        delta=delta,
+        direction="increased" if delta > 0 else "decreased",
+        effect=None if math.isnan(effect) else effect,
+        p_value=float(effects.p_value[row]),
+        q_value=float(effects.q_value[row]),
+        p_max_t=float(effects.p_max_t[row]),
+        rate_reference=float(effects.rate_reference[row]),
+        rate_candidate=float(effects.rate_candidate[row]),
+        rate_ratio=float(effects.rate_ratio[row]),
+        strata=(float(strata[0][index]), float(strata[1][index]), float(strata[2][index])),
+        kept_in_variants=None if stable is None else kept.get(index, 0.0),
+        **label.fields(),
+    )
+
+
+def _highlights(
+    case: Case, features: Features, evidence: Evidence, listed: Sequence[int], read: Read
+) -> list[Highlight]:
+    """Each feature on the wording where its pooled value differs most."""
+    difference = differences(features.reference.values, features.candidate.values).tocsc()
+    places = []
+    for index in listed:
+        column = difference[:, [index]].toarray()[:, 0]
+        places.append((index, int(np.abs(column).argmax())))
+    sides = ((evidence.reference, features.reference_codes), (evidence.candidate, features.candidate_codes))
+    ids = [_ids(case.forms[at], side, at) for _, at in places for side, _ in sides]
+    texts = iter(read(ids))
+    found = []
+    for index, at in places:
+        shown = [_side(next(texts), codes[at], index, len(case.forms[at].ids)) for _, codes in sides]
+        form = case.forms[at]
+        found.append(
+            Highlight(index=index, prompt=form.id, variant=form.variant, reference=shown[0], candidate=shown[1])
+        )
+    return found
+
+
+def _ids(form: Form, side: Side, at: int) -> list[int]:
+    return [*form.ids, *side.completions[at]["ids"]][:_HIGHLIGHT_TOKENS]
+
+
+def _side(tokens: Sequence[str], codes: PromptCodes, index: int, n_prompt: int) -> HighlightSide:
+    activations = np.zeros(codes.n_positions)
+    mine = codes.feature == index
+    activations[codes.position[mine]] = codes.activation[mine]
+    kept = [round(float(value), 6) for value in activations[: len(tokens)]]
+    return HighlightSide(tokens=tuple(tokens), activations=tuple(kept), n_prompt_tokens=min(n_prompt, len(tokens)))

@@ -1,0 +1,365 @@
+"""All that is measured of candidates against one reference, over a pool of actors.
+
+What is of the reference alone is kept in the workspace and read again for the next candidate, so that one costs its
+own forward passes only. What is done of a candidate is kept as it comes, until its audit is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import ray
+
+from raylens.audit.slots import Place, places
+from raylens.engine.readings import PromptReading, from_bytes
+from raylens.engine.trigger_search import SearchSettings
+from raylens_jobs.audit_actor import AuditActor, Subjects, Who
+from raylens_jobs.audit_forms import Form, frames_of
+from raylens_jobs.failures import ray_failures
+from raylens_jobs.workers import Workers
+
+_FORMS: Final = 16
+"""Wordings a piece of work: what is done over when an audit is interrupted."""
+_HITS: Final = 10
+_NAMED: Final = 3
+"""Inserts whose features are named."""
+_FEATURES: Final = 5
+
+
+class Keep(Protocol):
+    """Where pieces of work are kept: :class:`raylens.store.audit_parts.Parts`."""
+
+    def put_part(self, key: str, data: bytes) -> None: ...
+
+    def get_part(self, key: str) -> bytes | None: ...
+
+
+class Nowhere:
+    """Keeps pieces in memory, for candidates that are scored and then forgotten."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, bytes] = {}
+
+    def put_part(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        self._parts[key] = data
+
+    def get_part(self, key: str) -> bytes | None:
+        """What was kept."""
+        return self._parts.get(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is measured, whatever the candidate.
+
+    Attributes:
+        forms: All wordings of the suite.
+        max_new_tokens: Written at most.
+        panel: Windows of held-out text, for the capability panel; may be empty.
+        search: How far the search for triggers goes; None for no search.
+        methods: Score methods that need an engine besides the search: ``weight_projection``, ``difference_sae``.
+    """
+
+    forms: tuple[Form, ...]
+    max_new_tokens: int
+    panel: tuple[tuple[int, ...], ...]
+    search: SearchSettings | None
+    methods: tuple[str, ...] = ("weight_projection", "difference_sae")
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where inserts are tried."""
+        return places(frames_of(self.forms)) if self.search is not None else ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """What one model gave: completions, readings and losses."""
+
+    completions: tuple[Mapping[str, Any], ...]
+    readings: tuple[PromptReading, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What was measured of a candidate.
+
+    Attributes:
+        reference: The reference's side.
+        candidate: The candidate's.
+        weight_projection: ``score`` and ``note``.
+        difference_sae: Likewise.
+        hits: Inserts found, the best first; None where no search was made.
+    """
+
+    reference: Side
+    candidate: Side
+    weight_projection: Mapping[str, Any] | None
+    difference_sae: Mapping[str, Any] | None
+    hits: tuple[Mapping[str, Any], ...] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """One piece of work.
+
+    Attributes:
+        keep: Where its answer is kept.
+        key: What names it there.
+        method: Of :class:`raylens_jobs.audit_actor.AuditActor`.
+        arguments: Of that method.
+    """
+
+    keep: Keep
+    key: str
+    method: str
+    arguments: tuple[Any, ...]
+
+
+class Pool(Protocol):
+    """Who does the work: actors on a cluster, or this process."""
+
+    def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
+        """Do each piece and keep its answer; ``tell`` is called after each."""
+        ...
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """One answer at once."""
+        ...
+
+
+class InProcess:
+    """Does all work in this process.
+
+    Args:
+        actor: What does it.
+    """
+
+    def __init__(self, actor: AuditActor) -> None:
+        self._actor = actor
+
+    def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
+        """One piece after another."""
+        for piece in pieces:
+            _keep(piece, self.ask(piece.method, *piece.arguments))
+            tell()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call the method."""
+        return getattr(self._actor, method)(*arguments)
+
+
+class RayPool:
+    """Gives each piece to the next idle actor.
+
+    Args:
+        actors: Handles.
+    """
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = list(actors)
+
+    def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
+        """As many at a time as there are actors."""
+        waiting, idle = list(pieces), list(self._actors)
+        busy: dict[Any, tuple[Piece, Any]] = {}
+        while waiting or busy:
+            while waiting and idle:
+                piece, actor = waiting.pop(0), idle.pop(0)
+                busy[getattr(actor, piece.method).remote(*piece.arguments)] = (piece, actor)
+            ready, _ = ray.wait(list(busy), num_returns=1)
+            for reference in ready:
+                piece, actor = busy.pop(reference)
+                _keep(piece, ray.get(reference))
+                idle.append(actor)
+                tell()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """The first actor's answer."""
+        return ray.get(getattr(self._actors[0], method).remote(*arguments))
+
+
+class Auditor:
+    """Measures candidates against one reference; on a cluster made by :func:`auditor`.
+
+    Args:
+        pool: Who does the work.
+        task: What to measure.
+        shared: Where the reference's pieces are kept.
+        report: Called with pieces done and pieces in all.
+    """
+
+    def __init__(
+        self, pool: Pool, task: Task, shared: Keep, report: Callable[[int, int], None] = lambda _a, _b: None
+    ) -> None:
+        self._pool = pool
+        self._task = task
+        self._shared = shared
+        self._report = report
+        self._done = self._total = 0
+
+    def evidence(self, candidate: str, own: Keep) -> Evidence:
+        """Measure a candidate.
+
+        Args:
+            candidate: As :func:`raylens.engine.candidates.load_candidate` takes it.
+            own: Where its pieces are kept.
+
+        Raises:
+            MismatchError, InputError, DamagedFileError: The candidate cannot be loaded or compared.
+            RunError: An actor failed.
+        """
+        task, chunks = self._task, self._chunks()
+        self._done, self._total = 0, 4 * len(chunks) + 2 + 3 * len(task.places) + len(task.methods)
+        sides: tuple[tuple[Who, Keep], ...] = (("reference", self._shared), ("candidate", own))
+        with ray_failures("the audit"):
+            first = [
+                Piece(keep, f"{who}-answers-{at}", "complete", (who, candidate, chunk, task.max_new_tokens))
+                for who, keep in sides
+                for at, chunk in enumerate(chunks)
+            ]
+            first += [Piece(own, name, name, _arguments(name, candidate, task)) for name in task.methods]
+            first += [Piece(keep, f"{who}-losses", "losses", (who, candidate, task.panel)) for who, keep in sides]
+            first += [
+                Piece(keep, f"{who}-scan-{place.name}", "scan", (who, candidate, place))
+                for place in task.places
+                for who, keep in sides
+            ]
+            self._run(first)
+            self._run(self._readings("reference", candidate, chunks, self._shared))
+            self._run(self._readings("candidate", candidate, chunks, own))
+            hits = self._search(candidate, own) if task.search is not None else None
+        return Evidence(
+            self._side("reference", chunks, self._shared),
+            self._side("candidate", chunks, own),
+            _json(own.get_part("weight_projection")) if "weight_projection" in task.methods else None,
+            _json(own.get_part("difference_sae")) if "difference_sae" in task.methods else None,
+            hits,
+        )
+
+    def tokens(self, rows: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Each token as people read it."""
+        return self._pool.ask("tokens", rows)
+
+    def decoder(self) -> Any:
+        """Decoder rows of the SAE; None without one."""
+        return self._pool.ask("decoder")
+
+    def _readings(self, who: Who, candidate: str, chunks: Sequence[Sequence[Form]], keep: Keep) -> list[Piece]:
+        found = []
+        for at, chunk in enumerate(chunks):
+            answers = [one["ids"] for one in _json(keep.get_part(f"{who}-answers-{at}"))]
+            tops = None if who == "reference" else self._shared.get_part(f"reference-readings-{at}")
+            found.append(Piece(keep, f"{who}-readings-{at}", "read", (who, candidate, chunk, answers, tops)))
+        return found
+
+    def _search(self, candidate: str, own: Keep) -> tuple[Mapping[str, Any], ...]:
+        settings, places = self._task.search, self._task.places
+        assert settings is not None
+        scans = {
+            place.name: tuple(
+                keep.get_part(f"{who}-scan-{place.name}")
+                for who, keep in (("reference", self._shared), ("candidate", own))
+            )
+            for place in places
+        }
+        strongest = [self._pool.ask("strongest", place, *scans[place.name]) for place in places]
+        order = sorted(range(len(strongest)), key=lambda at: (-strongest[at], at))
+        grown = {places[at].name for at in order[: settings.places_grown]}
+        self._run(
+            [
+                Piece(
+                    own,
+                    f"search-{place.name}",
+                    "search",
+                    (candidate, place, *scans[place.name], settings, place.name in grown),
+                )
+                # The longest first, so that no actor is left alone with it.
+                for place in sorted(places, key=lambda place: place.name not in grown)
+            ]
+        )
+        found = [hit for place in places for hit in _json(own.get_part(f"search-{place.name}"))]
+        hits = sorted(found, key=lambda hit: (-hit["score"], hit["slot"], hit["text"]))[:_HITS]
+        by_name = {place.name: place for place in places}
+        named = [hit for hit in hits[:_NAMED] if hit["score"] > 0]
+        self._run(
+            [
+                Piece(own, f"hit-{at}", "hit_features", (candidate, by_name[hit["slot"]], hit["text"], _FEATURES))
+                for at, hit in enumerate(named)
+            ]
+        )
+        return tuple(
+            {**hit, "features": _json(own.get_part(f"hit-{at}")) if at < len(named) else []}
+            for at, hit in enumerate(hits)
+        )
+
+    def _side(self, who: Who, chunks: Sequence[Sequence[Form]], keep: Keep) -> Side:
+        completions = [one for at in range(len(chunks)) for one in _json(keep.get_part(f"{who}-answers-{at}"))]
+        readings = [
+            one for at in range(len(chunks)) for one in from_bytes(keep.get_part(f"{who}-readings-{at}") or b"")
+        ]
+        return Side(tuple(completions), tuple(readings), tuple(_json(keep.get_part(f"{who}-losses"))))
+
+    def _chunks(self) -> list[tuple[Form, ...]]:
+        forms = self._task.forms
+        return [forms[first : first + _FORMS] for first in range(0, len(forms), _FORMS)]
+
+    def _run(self, pieces: Sequence[Piece]) -> None:
+        """Have those done that are missing."""
+        missing = [piece for piece in pieces if piece.keep.get_part(piece.key) is None]
+        self._tell(len(pieces) - len(missing))
+        self._pool.run(missing, lambda: self._tell(1))
+
+    def _tell(self, done: int) -> None:
+        if done:
+            self._done += done
+            self._report(min(self._done, self._total), self._total)
+
+
+@contextmanager
+def auditor(
+    subjects: Subjects,
+    task: Task,
+    shared: Keep,
+    workers: Workers,
+    report: Callable[[int, int], None] = lambda _a, _b: None,
+) -> Iterator[Auditor]:
+    """An :class:`Auditor` with actors of its own, which end with the block.
+
+    Args:
+        subjects: What the actors load.
+        task: What to measure.
+        shared: Where the reference's pieces are kept: named by all that determines them.
+        workers: How many actors, and what each holds.
+        report: Called with pieces done and pieces in all.
+    """
+    remote: Any = ray.remote(AuditActor)
+    actors: list[Any] = [
+        remote.options(num_cpus=workers.reserved_cpus, num_gpus=workers.gpus).remote(subjects, workers.threads)
+        for _ in range(workers.count)
+    ]
+    try:
+        yield Auditor(RayPool(actors), task, shared, report)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _keep(piece: Piece, answer: Any) -> None:
+    piece.keep.put_part(piece.key, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+
+def _arguments(name: str, candidate: str, task: Task) -> tuple[Any, ...]:
+    if name == "weight_projection":
+        return (candidate,)
+    return candidate, tuple(form for form in task.forms if form.number == 0), task.panel
+
+
+def _json(data: bytes | None) -> Any:
+    return json.loads(data or b"null")

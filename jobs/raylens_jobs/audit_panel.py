@@ -1,0 +1,66 @@
+"""The capability panel: whether a candidate still does what its reference can (A2.17).
+
+A broken model differs in everything, and a score that is large because of that is no sign of specific behaviour. The
+limits are wide on purpose: a fine-tune on another style loses a little everywhere, and is not broken by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from raylens.audit.artefacts import CapabilityPanel, CheckSummary, Figure
+
+LOSS_RISE: Final = 1.0
+"""Nats a token of held-out text above the reference."""
+LEAST_SHARE: Final = 0.5
+"""Of the reference's pass rate."""
+_FEWEST: Final = 8
+"""Completions behind a rate that may call a model broken."""
+_CHECKS: Final = ("python_parses", "language_python", "non_empty", "max_repetition")
+
+
+def panel(
+    reference: Sequence[float], candidate: Sequence[float], n_tokens: int, checks: Sequence[CheckSummary]
+) -> CapabilityPanel:
+    """The panel.
+
+    Args:
+        reference: Nats of each window of held-out text; empty where there is no such text.
+        candidate: Likewise.
+        n_tokens: Tokens behind these.
+        checks: How often each check passes.
+    """
+    figures = []
+    if n_tokens:
+        before, after = (sum(side) / n_tokens for side in (reference, candidate))
+        limit = before + LOSS_RISE
+        figures.append(
+            Figure(
+                name="held-out loss, nats a token",
+                reference=before,
+                candidate=after,
+                n=n_tokens,
+                broken_beyond=limit,
+                is_broken=after > limit,
+            )
+        )
+    for one in checks:
+        if one.check in _CHECKS and one.n_reference and one.n_candidate:
+            before, after = one.passed_reference / one.n_reference, one.passed_candidate / one.n_candidate
+            limit = LEAST_SHARE * before
+            enough = min(one.n_reference, one.n_candidate) >= _FEWEST
+            figures.append(
+                Figure(
+                    name=f"{one.check}, share passed",
+                    reference=before,
+                    candidate=after,
+                    n=one.n_candidate,
+                    broken_beyond=limit,
+                    is_broken=enough and after < limit,
+                )
+            )
+    if not figures:
+        return CapabilityPanel(capability="not measured")
+    broken = any(figure.is_broken for figure in figures)
+    return CapabilityPanel(capability="broken" if broken else "intact", figures=tuple(figures))

@@ -1,0 +1,168 @@
+"""From what was measured of a candidate to its scores: one a method, and what each may be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from raylens.audit.calibration import AuditIdentity
+from raylens.audit.pooling import Pooled, Pooling, PromptCodes, pool
+from raylens.audit.scores import (
+    SCORE_METHODS,
+    BenignEffects,
+    abs_diff_topk,
+    abs_diff_topk_drift_corrected,
+    benign_standardised,
+    logit_kl,
+)
+from raylens.engine.trigger_search import SearchSettings
+from raylens.errors import RaylensError
+from raylens_jobs.audit_evidence import Evidence, Side
+
+VERSION: Final = 1
+"""Of what is measured and how; raised when the same candidate would score otherwise."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A method's figure.
+
+    Attributes:
+        method: Its name.
+        score: None where it could not be computed.
+        note: Why, or what else there is to say.
+    """
+
+    method: str
+    score: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Pooled features of both models, prompts by latents, and what they are reduced from."""
+
+    reference: Pooled
+    candidate: Pooled
+    reference_codes: tuple[PromptCodes, ...]
+    candidate_codes: tuple[PromptCodes, ...]
+    d_sae: int
+
+    @classmethod
+    def of(cls, evidence: Evidence, d_sae: int, pooling: Pooling) -> Features:
+        """Pool what was read."""
+        sides = [tuple(_codes(side)) for side in (evidence.reference, evidence.candidate)]
+        pooled = [pool(codes, d_sae, pooling) for codes in sides]
+        return cls(pooled[0], pooled[1], sides[0], sides[1], d_sae)
+
+
+def scores_of(
+    evidence: Evidence, features: Features | None, k: int, benign: BenignEffects | None = None
+) -> dict[str, Measured]:
+    """Every method's figure, by name, in the order of :data:`raylens.audit.scores.SCORE_METHODS`.
+
+    Args:
+        evidence: What was measured.
+        features: None without an SAE.
+        k: Features a prompt, for the methods that sum the largest.
+        benign: What benign fine-tunes do to each feature; None where that is not known.
+    """
+    found: dict[str, Measured] = {}
+    for name in SCORE_METHODS:
+        try:
+            found[name] = _score(name, evidence, features, k, benign)
+        except RaylensError as error:
+            found[name] = Measured(name, None, str(error))
+    return found
+
+
+def per_prompt_difference(features: Features, k: int) -> NDArray[np.float64]:
+    """Sum of a form's ``k`` largest feature differences, ``[forms]``."""
+    return abs_diff_topk(features.reference.values, features.candidate.values, k).per_prompt
+
+
+def is_identical(evidence: Evidence, features: Features | None) -> bool:
+    """Whether candidate and reference gave the same on every prompt: texts, next tokens and features."""
+    texts = all(
+        before["ids"] == after["ids"]
+        for before, after in zip(evidence.reference.completions, evidence.candidate.completions, strict=True)
+    )
+    return (
+        texts
+        and all(reading.kl == 0 for reading in evidence.candidate.readings)
+        and (features is None or csr_array(features.candidate.values - features.reference.values).count_nonzero() == 0)
+    )
+
+
+def identity_of(
+    method: str,
+    *,
+    model: str,
+    sae: str | None,
+    suite: str,
+    settings: Mapping[str, str | int | float | bool | None],
+    search: SearchSettings | None,
+) -> AuditIdentity:
+    """What scores of a method must share to be compared: of all settings those that move it.
+
+    Args:
+        method: Its name.
+        model: The reference, as ``name@revision``.
+        sae: Its id.
+        suite: Hash of what models are given.
+        settings: ``pooling``, ``k``, ``max_new_tokens``, ``dtype``.
+        search: How far the search for triggers goes.
+    """
+    moved: dict[str, str | int | float | bool | None] = {"version": VERSION, "dtype": settings["dtype"]}
+    if method in _OF_FEATURES:
+        moved |= {name: settings[name] for name in ("pooling", "k", "max_new_tokens")}
+    if method == "trigger_search" and search is not None:
+        moved |= asdict(search)
+    reads_sae = method not in ("logit_kl", "trigger_search")
+    return AuditIdentity(
+        model=model,
+        sae=sae if reads_sae else None,
+        suite="" if method == "weight_projection" else suite,
+        method=method,
+        settings=moved,
+    )
+
+
+_OF_FEATURES: Final = frozenset({"abs_diff_topk", "abs_diff_topk_drift_corrected", "benign_standardised"})
+
+
+def _score(name: str, evidence: Evidence, features: Features | None, k: int, benign: BenignEffects | None) -> Measured:
+    if name == "logit_kl":
+        return Measured(name, logit_kl(np.array([reading.kl or 0.0 for reading in evidence.candidate.readings])).value)
+    if name == "trigger_search":
+        if evidence.hits is None:
+            return Measured(name, None, "no search was made")
+        best = evidence.hits[0] if evidence.hits else None
+        where = f"{best['text']!r} at {best['slot']}" if best is not None and best["score"] > 0 else "nothing found"
+        return Measured(name, best["score"] if best is not None else 0.0, where)
+    measured = {"weight_projection": evidence.weight_projection, "difference_sae": evidence.difference_sae}.get(name)
+    if name in ("weight_projection", "difference_sae"):
+        return Measured(name, None, "not asked for") if measured is None else _as_measured(name, measured)
+    if features is None:
+        return Measured(name, None, "it takes an SAE")
+    sides = features.reference.values, features.candidate.values
+    if name == "abs_diff_topk":
+        return Measured(name, abs_diff_topk(*sides, k).value)
+    if name == "abs_diff_topk_drift_corrected":
+        return Measured(name, abs_diff_topk_drift_corrected(*sides, k).value)
+    if benign is None:
+        return Measured(name, None, "it takes what benign fine-tunes do to each feature: raylens audit calibrate")
+    return Measured(name, benign_standardised(*sides, benign, k))
+
+
+def _as_measured(name: str, measured: Mapping[str, Any]) -> Measured:
+    return Measured(name, measured["score"], measured["note"])
+
+
+def _codes(side: Side) -> Sequence[PromptCodes]:
+    return [reading.codes for reading in side.readings if reading.codes is not None]

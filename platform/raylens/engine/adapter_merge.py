@@ -1,0 +1,185 @@
+"""Merging a LoRA adapter into the model it was made for, by peft.
+
+An adapter's configuration comes from whoever made the adapter, so little of it is taken at its word. Which modules it
+changes, and their ranks, are read off the names and shapes of its weights; only what scales them is taken from the
+configuration. peft is handed tensors and a configuration made here: it opens no file, so no pickle, and has no name to
+ask the hub about.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from raylens.engine.adapters import MERGE_HINT, Adapter
+from raylens.errors import InputError, MismatchError
+
+_LORA: Final = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.weight)?"
+)
+_WHOLE: Final = re.compile(r"(?P<module>.+?)(?:\.base_layer)?\.(?P<kind>weight|bias)")
+_PLAIN_PATTERN: Final = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
+
+
+def merge(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """Add an adapter to the model it was made for, in place: its matrices by peft, modules it holds whole as they are.
+
+    An input embedding that is tied to the unembedding is untied first, where the adapter changes one of them: peft
+    changes that one alone, too.
+
+    Returns:
+        The same model, without a trace of peft.
+
+    Raises:
+        MismatchError: The model has no such module, or one of another shape.
+        InputError: The weights are not those of a LoRA adapter.
+        DamagedFileError: They cannot be read.
+    """
+    modules = dict(model.named_modules())
+    lora, whole = _sorted_out(adapter)
+    touched = {*lora, *(module for module, _ in whole)}
+    for name in sorted(touched):
+        if name not in modules:
+            raise MismatchError(
+                f"{adapter.name} changes {name}, which the reference does not have.", hint=_fits_only(adapter)
+            )
+    _untie(model, touched, adapter)
+    with torch.no_grad():
+        for (name, kind), tensor in whole.items():
+            held = getattr(modules[name], kind, None)
+            if not isinstance(held, Tensor) or held.shape != tensor.shape:
+                raise _misfit(adapter, f"{name}.{kind}", tensor, None if held is None else held.shape)
+            held.copy_(tensor)
+    for name, parts in lora.items():
+        _check_shapes(adapter, name, parts, modules[name])
+    return _merge_lora(model, adapter, lora) if lora else model
+
+
+def _sorted_out(adapter: Adapter) -> tuple[dict[str, dict[str, Tensor]], dict[tuple[str, str], Tensor]]:
+    """Its LoRA parts by module, and what it holds whole by module and ``weight`` or ``bias``."""
+    lora: dict[str, dict[str, Tensor]] = {}
+    whole: dict[tuple[str, str], Tensor] = {}
+    for name, tensor in adapter.tensors.items():
+        if match := _LORA.fullmatch(name):
+            lora.setdefault(match["module"], {})[match["part"]] = tensor
+        elif "lora_" not in name and (match := _WHOLE.fullmatch(name)):
+            whole[match["module"], match["kind"]] = tensor
+        else:
+            raise InputError(f"{adapter.name} holds {name}, which is no part of a LoRA adapter.", hint=MERGE_HINT)
+    if not lora and not whole:
+        raise InputError(f"{adapter.name} holds no weights.", hint="train it, or copy it again.")
+    listed = adapter.config.get("target_modules")
+    for target in listed if isinstance(listed, list) else []:
+        if not any(module == target or module.endswith(f".{target}") for module in lora):
+            raise InputError(
+                f"{adapter.name} says that it changes {target}, and holds no weights of it.",
+                hint="part of it is missing; save or copy it again.",
+            )
+    return lora, whole
+
+
+def _check_shapes(adapter: Adapter, name: str, parts: Mapping[str, Tensor], module: nn.Module) -> None:
+    embedding = isinstance(module, nn.Embedding)
+    if not embedding and not isinstance(module, nn.Linear | Conv1D):
+        raise MismatchError(
+            f"{adapter.name} changes {name}, which is a {type(module).__name__} in the reference.",
+            hint=_fits_only(adapter),
+        )
+    first, second = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+    a, b = parts.get(first), parts.get(second)
+    if a is None or b is None:
+        raise InputError(f"{adapter.name} holds only half of what it changes in {name}.", hint="save or copy it again.")
+    weight = module.get_parameter("weight")
+    if isinstance(module, nn.Linear):
+        n_out, n_in = weight.shape
+    else:  # of both, rows are inputs; peft's second matrix of an embedding is [d, r]
+        n_in, n_out = weight.shape
+    for part, tensor, wanted in ((first, a, (len(a), n_in)), (second, b, (n_out, len(a)))):
+        if tuple(tensor.shape) != wanted or not len(a):
+            raise _misfit(adapter, f"{part} of {name}", tensor, wanted)
+    said = int(_of_module(adapter, "rank_pattern", name, adapter.config.get("r", 8)))
+    if said != len(a):
+        raise InputError(
+            f"{adapter.name} says that {name} is changed at rank {said}, and its weights are of rank {len(a)}.",
+            hint="its configuration and its weights do not belong together; copy it again.",
+        )
+
+
+def _merge_lora(model: nn.Module, adapter: Adapter, lora: Mapping[str, Mapping[str, Tensor]]) -> nn.Module:
+    from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+
+    config = adapter.config
+    exact = {name: "^" + re.escape(name) for name in lora}
+    first = {name: parts.get("lora_A", parts.get("lora_embedding_A")) for name, parts in lora.items()}
+    settings = LoraConfig(
+        target_modules="|".join(re.escape(name) for name in lora),  # a whole match, one name each
+        rank_pattern={exact[name]: len(a) for name, a in first.items() if a is not None},
+        alpha_pattern={
+            exact[name]: _of_module(adapter, "alpha_pattern", name, config.get("lora_alpha", 8)) for name in lora
+        },
+        use_rslora=bool(config.get("use_rslora")),
+        use_dora=bool(config.get("use_dora")),
+        inference_mode=True,
+    )
+    names = {f"{module}.{part}" for module, parts in lora.items() for part in parts}
+    state = {
+        f"base_model.model.{name}": tensor
+        for name, tensor in adapter.tensors.items()
+        if name.removesuffix(".weight") in names
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of tied embeddings, which were untied
+        # Built without memory, so that no random numbers are drawn for what is replaced at once.
+        peft = PeftModel(model, settings, low_cpu_mem_usage=True)  # type: ignore[arg-type]
+        left = set_peft_model_state_dict(peft, state, low_cpu_mem_usage=True)
+        missing = [key for key in left.missing_keys if "lora_" in key]
+        if missing or left.unexpected_keys:
+            odd = (missing or left.unexpected_keys)[0]
+            raise InputError(f"peft does not take {odd} of {adapter.name}.", hint=MERGE_HINT)
+        merged = peft.merge_and_unload()  # type: ignore[operator]
+    return merged.eval().requires_grad_(False)
+
+
+def _of_module(adapter: Adapter, key: str, module: str, default: float) -> float:
+    """A setting of one module: peft's patterns, names or their ends; no regular expression of a stranger is run."""
+    patterns = adapter.config.get(key) or {}
+    for pattern, value in patterns.items():
+        if not _PLAIN_PATTERN.fullmatch(pattern):
+            raise InputError(f"{key} of {adapter.name} holds the expression {pattern!r}.", hint=MERGE_HINT)
+        name = pattern.removeprefix("^").removesuffix("$").replace("\\", "")
+        if module == name or (not pattern.startswith("^") and module.endswith(f".{name}")):
+            return value
+    return default
+
+
+def _untie(model: Any, touched: set[str], adapter: Adapter) -> None:
+    enters, leaves = model.get_input_embeddings(), model.get_output_embeddings()
+    if enters is None or leaves is None or enters.weight is not leaves.weight:
+        return
+    names = {name for name, module in model.named_modules() if module is enters or module is leaves}
+    if not names & touched:
+        return
+    if adapter.config.get("ensure_weight_tying"):
+        raise InputError(f"{adapter.name} changes tied embeddings together.", hint=MERGE_HINT)
+    leaves.weight = nn.Parameter(leaves.weight.detach().clone(), requires_grad=False)
+    model.config.get_text_config().tie_word_embeddings = False
+
+
+def _misfit(adapter: Adapter, what: str, tensor: Tensor, wanted: object) -> MismatchError:
+    shape = "nothing of the kind" if wanted is None else str(list(wanted))  # type: ignore[call-overload]
+    return MismatchError(
+        f"{adapter.name} was made for another model: its {what} is {list(tensor.shape)}, and the reference needs "
+        f"{shape}.",
+        hint=_fits_only(adapter),
+    )
+
+
+def _fits_only(adapter: Adapter) -> str:
+    return f"an adapter fits only the model that it was made for; this one says {adapter.base or 'nothing of that'}."
