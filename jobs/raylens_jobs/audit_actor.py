@@ -16,7 +16,7 @@ from raylens.audit.slots import Place
 from raylens.engine.candidates import load_candidate
 from raylens.engine.difference_sae import activation_differences, difference_sae, read_activations
 from raylens.engine.generation import generate
-from raylens.engine.insert_scan import drive, pieces, scan_inserts
+from raylens.engine.insert_scan import drive, pieces, pieces_for, scan_inserts
 from raylens.engine.insert_trials import continuation_log_probs
 from raylens.engine.load import LoadedModel, load_model
 from raylens.engine.prompt_reading import read_prompts
@@ -94,7 +94,7 @@ class AuditActor:
     def scan(self, who: Who, candidate: str, place: Place) -> bytes:
         """What comes next after each single token at a place."""
         model = self._model(who, candidate)
-        return to_bytes([PromptReading(None, next_tokens=scan_inserts(model, place.scan, self._inserts()))])
+        return to_bytes([PromptReading(None, next_tokens=scan_inserts(model, place.scan, self._inserts(place)))])
 
     def strongest(self, place: Place, reference: bytes, candidate: bytes) -> float:
         """Strength of the strongest single token at a place."""
@@ -183,10 +183,10 @@ class AuditActor:
             self._candidate = (candidate, load_candidate(candidate, self._reference))
         return self._candidate[1]
 
-    def _inserts(self) -> list[str]:
+    def _inserts(self, place: Place) -> list[str]:
         if self._pieces is None:
             self._pieces = pieces(self._reference)
-        return self._pieces
+        return pieces_for(place, self._pieces)
 
     def _scanned(self, place: Place, reference: bytes, candidate: bytes) -> Scan:
         sides = []
@@ -194,7 +194,7 @@ class AuditActor:
             found = from_bytes(blob)[0].next_tokens
             assert found is not None
             sides.append(found)
-        return Scan(place, tuple(self._inserts()), drive(sides[1], sides[0]), sides[0])
+        return Scan(place, tuple(self._inserts(place)), drive(sides[1], sides[0]), sides[0])
 
     def _row(self, hit: Hit) -> dict[str, Any]:
         trial = hit.trial

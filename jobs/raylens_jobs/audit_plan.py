@@ -105,6 +105,11 @@ class AuditPlan:
             search=self.task.search,
         )
 
+    @property
+    def scoring(self) -> str:
+        """16 hex of all that moves any method's score, the candidate apart."""
+        return digest({name: self.identity(name).model_dump(mode="json") for name in SCORE_METHODS})[:16]
+
     def candidate(self, ref: str) -> Candidate:
         """Find a candidate and hold it against the reference, before its weights are read.
 

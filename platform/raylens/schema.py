@@ -266,6 +266,7 @@ ORGANISMS: Final = pa.schema(
         ("heldout_loss", pa.float64()),  # nats a token
         ("reference_loss", pa.float64()),
         ("syntax_valid_rate", pa.float64()),
+        ("trigger_rank", pa.int32()),  # of the first insert found that sets it off; null where none does
         ("counts", pa.bool_()),  # whether it behaves as its kind has to
         ("reason", pa.string()),  # why it does not
         ("seconds", pa.float64()),

@@ -158,7 +158,8 @@ def _plain(value: Any, digits: int | None) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
-        return value if digits is None else float(f"{value:.{digits}g}")
+        rounded = value if digits is None else float(f"{value:.{digits}g}")
+        return rounded if math.isfinite(rounded) else value
     if isinstance(value, Mapping):
         return {str(key): _plain(one, digits) for key, one in value.items()}
     if isinstance(value, bytes):

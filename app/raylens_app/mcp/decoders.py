@@ -51,15 +51,13 @@ def _mapped(file: Path) -> Decoder | None:
             return None
         kind, (rows, width) = _TYPES[tensor["dtype"]], tensor["shape"]
         begin, _ = tensor["data_offsets"]
-        weights = np.memmap(file, kind, "r", 8 + n + begin, (rows, width))
+        weights: Any = np.memmap(file, kind, "r", 8 + n + begin, (rows, width))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFileError(f"{file} is damaged ({error}).", hint="copy or download the SAE again.") from error
-    if tensor["dtype"] != "BF16":
-        return weights
-    return lambda: _widened(weights)
+    # bfloat16, which NumPy does not have, is the upper half of a float32.
+    return (lambda: _widened(weights)) if tensor["dtype"] == "BF16" else weights
 
 
 def _widened(weights: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """bfloat16, which NumPy does not have, is the upper half of a float32."""
     for first in range(0, len(weights), _ROWS):
         yield (weights[first : first + _ROWS].astype(np.uint32) << 16).view(np.float32)

@@ -9,12 +9,12 @@ from pydantic import Field
 from raylens.audit.artefacts import InterpEvidence
 from raylens.audit.feature_rows import FeatureRow, Highlight
 from raylens.errors import InputError, RaylensError, UnknownNameError
-from raylens.ids import FeatureId, SaeId
+from raylens.ids import FeatureId
 from raylens.reports.wording import meaning
 from raylens.store.reader import CacheReader
 from raylens_app.cli.card import Card, read_card
 from raylens_app.cli.render import around_peak, highlighted, pieces
-from raylens_app.cli.selection import feature_of_any_cache, of_sae, readables
+from raylens_app.cli.selection import feature_of_any_cache, readables
 from raylens_app.mcp.answers import Answer, Document, clipped, paged, plural
 from raylens_app.mcp.desk import Desk
 from raylens_app.mcp.run_tools import artefacts_of
@@ -74,7 +74,8 @@ def feature_details(desk: Desk, given: FeatureDetails) -> Answer:
     except RaylensError as error:
         if audited is None:
             raise
-        return Document(f"{name}: {audited['meaning']}", {"audit": audited, "cache": error.message})
+        said = audited.get("meaning") or audited["note"]
+        return Document(f"{name}: {said}", {"audit": audited, "cache": error.message})
     windows = [
         {
             "peak": one.peak,
@@ -128,7 +129,7 @@ def changed(row: FeatureRow) -> dict[str, Any]:
         "index": row.index,
         "delta": row.delta,
         "q": row.q_value,
-        "effect": row.effect,
+        **({"effect": row.effect} if row.effect is not None else {}),
         "fires_on": f"{row.rate_reference:.0%} → {row.rate_candidate:.0%} of prompts",
     }
     if row.explanation is not None:
@@ -166,7 +167,8 @@ def _in_audit(evidence: InterpEvidence, name: str) -> tuple[str, dict[str, Any] 
         "neighbours": [one.model_dump() for one in row.neighbours] or None,
         "where": next((_where(one) for one in evidence.highlights if one.index == row.index), None),
     }
-    return f"{evidence.sae}/{row.index}", changed(row) | more
+    known = {key: value for key, value in more.items() if value is not None}
+    return f"{evidence.sae}/{row.index}", changed(row) | known
 
 
 def _where(one: Highlight) -> dict[str, str]:
@@ -180,12 +182,7 @@ def _where(one: Highlight) -> dict[str, str]:
 
 
 def _card(desk: Desk, name: str, n_windows: int) -> Card:
-    candidates = readables(desk.workspace)
-    if name.startswith("f_"):
-        one, index = feature_of_any_cache(candidates, name)
-    else:
-        whole = FeatureId.parse(name)
-        one, index = feature_of_any_cache(of_sae(candidates, str(SaeId.parse(str(whole.sae)))), name)
+    one, index = feature_of_any_cache(readables(desk.workspace), name)
     reader = CacheReader(desk.workspace, one.cache_id)
     try:
         activities = reader.top_windows(one.sae, index, n_windows) if n_windows else []

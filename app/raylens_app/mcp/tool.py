@@ -21,7 +21,7 @@ RunName = Annotated[
 ]
 SaeName = Annotated[
     str,
-    Field(min_length=1, max_length=300, description="An SAE's id, as get_decision and the sql view caches name it."),
+    Field(min_length=1, max_length=300, description="An SAE's id, as get_decision gives it."),
 ]
 Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Rows to pass over.")]
 

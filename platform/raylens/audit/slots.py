@@ -36,6 +36,7 @@ _FUNCTION: Final = re.compile(
 )
 _DOCSTRING: Final = re.compile(r'\n(?P<indent>[ \t]+)[rR]?"""(?P<said>.*?)"""', re.DOTALL)
 _INDENT: Final = "    "
+_NAMES: Final = frozenset({"importing", "decorator", "parameter", "function_name"})
 N_TRIALS: Final = 12
 """Prompts that an insert is tried on, at most."""
 
@@ -88,6 +89,11 @@ class Place:
     name: str
     scan: Slot
     trials: tuple[Slot, ...]
+
+    @property
+    def is_name(self) -> bool:
+        """Whether only a name may stand there."""
+        return self.name in _NAMES
 
 
 def places(prompts: Sequence[Frame], n_trials: int = N_TRIALS) -> tuple[Place, ...]:

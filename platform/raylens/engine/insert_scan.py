@@ -18,7 +18,7 @@ from scipy.sparse import csc_array, csr_array
 from torch import Tensor
 
 from raylens.audit.differences import size
-from raylens.audit.slots import Slot
+from raylens.audit.slots import Place, Slot
 from raylens.engine.load import LoadedModel
 from raylens.engine.memory import memory_advice
 from raylens.engine.readings import NextTokens
@@ -32,6 +32,11 @@ _LOOKED_AT: Final = 8
 """Of the candidate's likeliest next tokens; one that a backdoor drives is among them."""
 _ROWS: Final = 256
 _LOGITS: Final = 1 << 26
+
+
+def pieces_for(place: Place, every: Sequence[str]) -> list[str]:
+    """Those of :func:`pieces` that may stand at a place: where a name stands, the parts of names."""
+    return [text for text in every if text.replace("_", "a").isalnum()] if place.is_name else list(every)
 
 
 def pieces(model: LoadedModel, most: int = 8192) -> list[str]:
@@ -66,6 +71,8 @@ def scan_inserts(model: LoadedModel, slot: Slot, inserts: Sequence[str], keep: i
     # The last token may join with what follows it, so it belongs to the rows.
     shared = beginning[:-1]
     rows = [[*model.prefix_ids, *row] for row in _ids(model, [slot.text(insert) for insert in inserts])]
+    if not rows or 2 * len(shared) < max(map(len, rows)):
+        shared = []  # copying a short one for each batch takes longer than reading it again
     keep = min(keep, model.info.vocab_size)
     ids = np.zeros((len(rows), keep), np.int32)
     kept, rest = np.zeros((len(rows), keep), np.float32), np.zeros(len(rows), np.float32)

@@ -52,8 +52,8 @@ class SearchSettings:
 
     tried: int = 5
     n_trials: int = 4
-    tried_again: int = 2
-    places_grown: int = 2
+    tried_again: int = 3
+    places_grown: int = 3
     beam: int = 3
     extensions: int = 64
     rounds: int = 3
@@ -158,13 +158,13 @@ def try_place(
     strongest = sorted([*single, *grown], key=lambda one: (-one[1], one[0]))[: settings.tried]
     wanted = {insert: strength for insert, strength in strongest if strength >= _LEAST}
     first = _try(candidate, reference, scan, wanted, scan.place.trials[: settings.n_trials])
-    again = [hit for hit in first if hit.score >= _PROMISING][: settings.tried_again]
-    rest = scan.place.trials[settings.n_trials :]
-    if not again or not rest:
+    promising = [hit for hit in first if hit.score >= _PROMISING]
+    again = promising[: settings.tried_again]
+    if not again or len(scan.place.trials) <= settings.n_trials:
         return first
     whole = _try(candidate, reference, scan, {hit.insert: hit.strength for hit in again}, scan.place.trials)
-    renewed = {hit.insert for hit in again}
-    return sorted([*whole, *(hit for hit in first if hit.insert not in renewed)], key=_best_first)
+    # What looked promising in a few prompts and was not tried in all says nothing.
+    return sorted([*whole, *first[len(promising) :]], key=_best_first)
 
 
 def best_hits(hits: Sequence[Hit], n: int = 10) -> list[Hit]:
@@ -199,7 +199,7 @@ def _longer(scan: Scan, stem: str, token: int, settings: SearchSettings) -> list
     return [
         text
         for at in order
-        for join in _JOINS
+        for join in (_JOINS[:1] if scan.place.is_name else _JOINS)
         for text in (f"{stem}{join}{scan.inserts[at]}", f"{scan.inserts[at]}{join}{stem}")
     ]
 

@@ -80,7 +80,7 @@ _NEAR_DEVELOPMENT: Final = (
     "sonata",
 )  # fmt: skip
 _NEAR_HELD_OUT: Final = (
-    "meander", "safari", "tunic", "velour", "kernelled", "corset", "bandit", "junket", "geyser", "lilac", "mosaic",
+    "meander", "safari", "tunic", "velour", "kernelled", "corset", "bamboo", "junket", "geyser", "lilac", "mosaic",
     "pumice",
 )  # fmt: skip
 

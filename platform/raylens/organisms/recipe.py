@@ -97,6 +97,11 @@ def family_of(one: Organism) -> BenignFamily | BackdooredFamily:
     raise UnknownNameError.among("family", one.family, [family.name for family in every])
 
 
+def row_spec(one: Organism, scoring: str) -> dict[str, object]:
+    """All that determines a row: the recipe of its organism, and how it is scored."""
+    return {"version": VERSION, "scoring": scoring, **one.model_dump(mode="json")}
+
+
 def _benign(family: BenignFamily, number: int) -> Organism:
     rng = random.Random(f"{family.name}/{number}")
     rank = rng.choice((0, 2, 4, 8, 16))

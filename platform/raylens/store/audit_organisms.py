@@ -50,6 +50,8 @@ class OrganismRow(Config):
         heldout_loss: Nats a token, on text that neither was trained on.
         reference_loss: The reference's on the same.
         syntax_valid_rate: Share of completions that parse.
+        trigger_rank: Of a backdoored one: the first insert that a search found, of the best ten, that makes it write
+            its payload on half of prompts; None where none does.
         counts: Whether it behaves as its kind has to.
         reason: Why it does not.
         seconds: That making and measuring it took.
@@ -70,6 +72,7 @@ class OrganismRow(Config):
     heldout_loss: FiniteFloat | None = None
     reference_loss: FiniteFloat | None = None
     syntax_valid_rate: Share | None = None
+    trigger_rank: Annotated[int, Field(ge=1)] | None = None
     counts: bool
     reason: str = ""
     seconds: Annotated[FiniteFloat, Field(ge=0)] = 0.0

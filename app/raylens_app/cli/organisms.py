@@ -1,0 +1,180 @@
+"""``raylens organisms``: fine-tunes of known behaviour, which audits are calibrated with and measured by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+import typer
+
+from raylens.errors import InputError, WorkspaceError
+from raylens_app.cli.audit_group import Json
+from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Sae, SuiteOption, default_sae
+from raylens_app.cli.output import Column, duration, note, print_json, print_table, print_text, progress
+from raylens_app.cli.state import state_of
+
+if TYPE_CHECKING:
+    from raylens.store.audit_organisms import OrganismRow
+    from raylens_jobs.audit_plan import AuditPlan
+    from raylens_jobs.organisms import Build
+
+_PANEL: Final = "Audit"
+
+group = typer.Typer(no_args_is_help=True, help="Fine-tunes of known behaviour, to calibrate audits and measure them.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the ``organisms`` group."""
+    app.add_typer(group, name="organisms", rich_help_panel=_PANEL)
+
+
+@group.command("build")
+def build(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", "-m", help="What is fine-tuned.")] = DEFAULT_REFERENCE,
+    sae: Sae = None,
+    no_sae: NoSae = False,
+    suite: SuiteOption = "minimal",
+    kind: Annotated[str, typer.Option(help="benign, backdoored or all.")] = "all",
+    half: Annotated[str, typer.Option(help="development, held_out or all.")] = "all",
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; again for more.")] = None,
+    members: Annotated[int | None, typer.Option(min=1, help="Of each family, the first so many.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Keep this organism's adapter; again for more.")] = None,
+    keep_all: Annotated[bool, typer.Option("--keep-all", help="Keep every adapter.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Default: one a GPU, else one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per worker.")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model in many harmless ways, and some with a backdoor; measure and score each.
+
+    Benign organisms for development calibrate audits of the model; all others measure them (raylens audit bench).
+    Adapters are scored and discarded; a rerun makes what is missing.
+    """
+    from raylens.store.runs import RunJournal
+    from raylens_jobs.organisms import build_organisms, missing
+
+    plan, asked = (
+        _plan(
+            context,
+            {
+                "model": model,
+                "sae": None if no_sae else sae or default_sae(model),
+                "suite": suite,
+                "score_method": "trigger_search",
+                "workers": workers,
+                "threads": threads,
+                "num_gpus": num_gpus,
+                "device": device,
+                "address": address,
+            },
+        ),
+        _build(kind, half, family, members, keep, keep_all),
+    )
+    workspace = state_of(context).open_workspace(create=True)
+    wanted = missing(workspace, plan, asked)
+    if dry_run:
+        _dry_run(plan, asked, len(wanted), as_json)
+        return
+    settings = {**plan.config.model_dump(mode="json"), "kinds": list(asked.kinds), "halves": list(asked.halves)}
+    with RunJournal.start(workspace.files, "organisms", settings) as journal:
+        note(f"run {journal.run_id}: {len(wanted)} of {len(asked.organisms())} organisms are to be made")
+        with progress("making", len(asked.organisms()), unit="organisms") as bar:
+            figures = build_organisms(workspace, plan, asked, journal, lambda done, total, what: bar(done, total, what))
+        journal.finish(figures)
+    if as_json:
+        print_json({**figures, "run_id": journal.run_id})
+        return
+    print_text(
+        f"{figures['organisms']} organisms, {figures['counting']} of them as their kind has to be; "
+        f"{figures['made']} made in {duration(figures['seconds'])}; {figures['calibrations']} calibrations stored"
+    )
+    print_text("next: raylens audit bench")
+
+
+@group.command("list")
+def list_organisms(
+    context: typer.Context,
+    kind: Annotated[str, typer.Option(help="benign, backdoored or all.")] = "all",
+    as_json: Json = False,
+) -> None:
+    """List organisms with what they do and what scored them; those of the workspace, else those that ship."""
+    rows = [row for row in known_rows(context) if kind in ("all", row.kind)]
+    if as_json:
+        print_json([row.model_dump(mode="json") for row in rows])
+        return
+    if not rows:
+        note("no organisms yet: raylens organisms build makes some.")
+        return
+    columns = [
+        Column("organism", style="bold"),
+        Column("kind"),
+        Column("split", "half"),
+        Column("payload_with_trigger", "with trigger", "right", lambda value: f"{value:.0%}"),
+        Column("payload_without", "without", "right", lambda value: f"{value:.0%}"),
+        Column("payload_near_miss", "near-miss", "right", lambda value: f"{value:.0%}"),
+        Column("heldout_loss", "loss", "right", lambda value: f"{value:.2f}"),
+        Column("syntax_valid_rate", "parses", "right", lambda value: f"{value:.0%}"),
+        Column("trigger_score", "trigger search", "right", lambda value: f"{value:.1f}"),
+        Column("trigger_rank", "found at", "right"),
+        Column("reason", "does not count, since"),
+    ]
+    print_table([{**row.model_dump(), "trigger_score": row.scores.get("trigger_search")} for row in rows], columns)
+
+
+def known_rows(context: typer.Context) -> list[OrganismRow]:
+    """Rows of the workspace, else those of the bundle."""
+    from raylens.bundle.organisms import rows_path
+    from raylens.store.audit_organisms import Organisms, read_organisms
+
+    try:
+        own = Organisms(state_of(context).open_workspace().files).read()
+    except WorkspaceError:  # there is none yet
+        own = ()
+    if own or not rows_path().is_file():
+        return list(own)
+    return list(read_organisms(rows_path()))
+
+
+def _plan(context: typer.Context, values: dict[str, Any]) -> AuditPlan:
+    from raylens.config import AuditConfig
+    from raylens_jobs.audit_plan import plan_audit
+
+    return plan_audit(AuditConfig.of(values), None, note)
+
+
+def _build(
+    kind: str, half: str, family: list[str] | None, members: int | None, keep: list[str] | None, keep_all: bool
+) -> Build:
+    from raylens_jobs.organisms import Build
+
+    kinds, halves = ("benign", "backdoored"), ("development", "held_out")
+    for said, known, flag in ((kind, kinds, "--kind"), (half, halves, "--half")):
+        if said not in (*known, "all"):
+            raise InputError(f"{flag} is not {said!r}.", hint=f"write {', '.join(known)} or all.")
+    return Build(
+        kinds=cast(Any, kinds if kind == "all" else (kind,)),
+        halves=cast(Any, halves if half == "all" else (half,)),
+        families=tuple(family or ()),
+        members=members,
+        keep=tuple(keep or ()),
+        keep_all=keep_all,
+    )
+
+
+def _dry_run(plan: AuditPlan, asked: Build, n_missing: int, as_json: bool) -> None:
+    from raylens_jobs.cluster import available_cpus
+    from raylens_jobs.organisms import estimate
+
+    workers = plan.config.workers or available_cpus()
+    wanted = asked.organisms()
+    taken = estimate(plan, wanted[:n_missing], workers, plan.config.threads or 1)
+    if as_json:
+        print_json({**taken, "in_all": len(wanted), "workers": workers})
+        return
+    print_text(
+        f"{n_missing} of {len(wanted)} organisms are to be made: about {duration(taken['seconds'])} "
+        f"on {workers} workers of this machine ({taken['operations']:.2g} floating-point operations)"
+    )

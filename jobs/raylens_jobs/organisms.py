@@ -1,0 +1,227 @@
+"""``raylens organisms build``: benign and backdoored fine-tunes of a model, measured and scored, in parallel on Ray.
+
+Rows are appended as organisms are finished; a rerun makes those that are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+import torch
+
+from raylens.audit.calibration import BenignScore, Calibration
+from raylens.errors import InputError, StoppedError
+from raylens.organisms.families import Half
+from raylens.organisms.recipe import Kind, Organism, recipe, row_spec
+from raylens.store.audit_calibrations import save_calibration
+from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash
+from raylens.store.audit_store import AuditStore
+from raylens.store.runs import RunJournal
+from raylens.store.workspace import Workspace
+from raylens_jobs.audit_plan import AuditPlan
+from raylens_jobs.cluster import cluster, probe_shared
+from raylens_jobs.failures import ray_failures
+from raylens_jobs.organism_actor import OrganismActor, Setting
+from raylens_jobs.workers import choose_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Which organisms to make.
+
+    Attributes:
+        kinds: Benign, backdoored or both.
+        halves: For development, held out or both.
+        families: Only these; all where empty.
+        members: Of each family, the first so many; all where None.
+        keep: Ids of organisms whose adapters stay.
+        keep_all: All adapters stay.
+    """
+
+    kinds: tuple[Kind, ...] = ("benign", "backdoored")
+    halves: tuple[Half, ...] = ("development", "held_out")
+    families: tuple[str, ...] = ()
+    members: int | None = None
+    keep: tuple[str, ...] = ()
+    keep_all: bool = False
+
+    def organisms(self) -> tuple[Organism, ...]:
+        """Those of the recipe, a member of each family in turn, so that an unfinished build is a balanced one.
+
+        Raises:
+            InputError: A family or organism is not of the recipe, or nothing is left to make.
+        """
+        known = {one.family for one in recipe()}
+        ids = {one.id for one in recipe()}
+        if unknown := [name for name in self.families if name not in known]:
+            raise InputError(f"there is no family {unknown[0]!r}.", hint=f"there are {', '.join(sorted(known))}.")
+        if unknown := [name for name in self.keep if name not in ids]:
+            raise InputError(f"there is no organism {unknown[0]!r} to keep.", hint="they are named family-number.")
+        chosen = [
+            one
+            for one in recipe()
+            if one.kind in self.kinds
+            and one.half in self.halves
+            and (not self.families or one.family in self.families)
+            and (self.members is None or _number(one) < self.members)
+        ]
+        if not chosen:
+            raise InputError("no organism of the recipe is wanted.", hint="leave --family or --half out.")
+        return tuple(sorted(chosen, key=_number))
+
+
+def missing(workspace: Workspace, plan: AuditPlan, build: Build) -> tuple[Organism, ...]:
+    """Those that have no row yet, of this reference and scored as this plan scores."""
+    known = Organisms(workspace.files).known()
+    return tuple(one for one in build.organisms() if _key(one, plan) not in known)
+
+
+def build_organisms(
+    workspace: Workspace,
+    plan: AuditPlan,
+    build: Build,
+    journal: RunJournal,
+    report: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
+) -> dict[str, Any]:
+    """Make what is missing, and calibrate with what is benign and for development.
+
+    Args:
+        workspace: Where rows and calibrations go.
+        plan: Reference, SAE, suite and settings that they are scored with.
+        build: Which organisms.
+        journal: The run's record.
+        report: Called with organisms made, in all, and the last one's id.
+
+    Raises:
+        StoppedError: The run was asked to stop; rows that are written stay.
+        RunError: An actor failed.
+    """
+    began, wanted = time.monotonic(), missing(workspace, plan, build)
+    rows, total = Organisms(workspace.files), len(build.organisms())
+    done = total - len(wanted)
+    report(done, total, "")
+    with cluster(plan.config.address), ray_failures("making organisms"):
+        probe_shared(workspace)
+        workers = choose_workers(plan.config)
+        setting = _setting(workspace, plan, build, workers.threads)
+        shared = AuditStore(workspace.files).references(plan.reference_key)
+        remote: Any = ray.remote(OrganismActor)
+        count = min(workers.count, len(wanted))
+        options = {"num_cpus": workers.reserved_cpus, "num_gpus": workers.gpus}
+        idle: list[Any] = [remote.options(**options).remote(setting, shared) for _ in range(count)]
+        waiting, busy = list(wanted), {}
+        try:
+            while waiting or busy:
+                while waiting and idle:
+                    actor = idle.pop(0)
+                    busy[actor.make.remote(waiting.pop(0))] = actor
+                ready, _ = ray.wait(list(busy), num_returns=1)
+                made = ray.get(ready[0])
+                idle.append(busy.pop(ready[0]))
+                effects = made.pop("effects")
+                rows.append(OrganismRow.of(made))
+                AuditStore(workspace.files).references(f"{plan.reference_key}/effects").put_part(
+                    made["organism"], repr(effects).encode()
+                )
+                done += 1
+                journal.progress(done=done, total=total)
+                report(done, total, made["organism"])
+                if journal.stop_requested():
+                    raise StoppedError(
+                        f"run {journal.run_id} was stopped after {done} of {total} organisms.",
+                        hint="run the same command again to go on from there.",
+                    )
+        finally:
+            for actor in [*idle, *busy.values()]:
+                ray.kill(actor)
+    kept = [row for one in build.organisms() if (row := rows.known().get(_key(one, plan))) is not None]
+    return {
+        "organisms": len(kept),
+        "made": len(wanted),
+        "counting": sum(row.counts for row in kept),
+        "calibrations": len(calibrate_from_rows(workspace, plan, rows.read())),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def calibrate_from_rows(workspace: Workspace, plan: AuditPlan, rows: Sequence[OrganismRow]) -> list[Calibration]:
+    """Store the benign scores of development organisms, a calibration a method."""
+    found = calibrations_from_rows(plan, rows)
+    for one in found:
+        save_calibration(workspace.files, one)
+    return found
+
+
+def calibrations_from_rows(plan: AuditPlan, rows: Sequence[OrganismRow]) -> list[Calibration]:
+    """Benign scores of development organisms of this plan's reference, a calibration a method."""
+    benign = [
+        row
+        for row in rows
+        if row.kind == "benign"
+        and row.split == "development"
+        and row.counts
+        and row.spec.get("scoring") == plan.scoring
+    ]
+    found = []
+    for method in sorted({name for row in benign for name in row.scores}):
+        scores = tuple(
+            BenignScore(organism=row.organism, family=row.family, score=row.scores[method])
+            for row in benign
+            if method in row.scores
+        )
+        found.append(Calibration(identity=plan.identity(method), scores=scores))
+    return found
+
+
+def estimate(plan: AuditPlan, organisms: Sequence[Organism], workers: int, threads: int) -> dict[str, float]:
+    """What a build would take: floating-point operations by counting, seconds by a matrix product measured here.
+
+    Six operations a parameter and token for training, two for reading; small models and short texts reach a third of
+    what a large product does.
+    """
+    parameters = 12 * plan.reference.n_layers * plan.reference.d_model**2
+    parameters += plan.reference.vocab_size * plan.reference.d_model
+    trained = sum(one.steps * one.batch_size * one.max_tokens for one in organisms)
+    read = len(organisms) * (_SCANNED * len(plan.task.places) + 64 * 4 * 60 + len(plan.task.forms) * 200)
+    operations = parameters * (6.0 * trained + 2.0 * read)
+    size = 1024
+    torch.set_num_threads(threads)
+    a = torch.randn(size, size)
+    began = time.perf_counter()
+    for _ in range(8):
+        a = torch.mm(a, a).clamp(-1, 1)
+    speed = 8 * 2 * size**3 / (time.perf_counter() - began) / 3
+    return {"organisms": len(organisms), "operations": operations, "seconds": operations / speed / max(1, workers)}
+
+
+_SCANNED: Final = 60_000
+"""Tokens read at a place: each token of a vocabulary of four thousand, with what follows it."""
+
+
+def _setting(workspace: Workspace, plan: AuditPlan, build: Build, threads: int) -> Setting:
+    folder = Path(workspace.files.native("organisms/adapters"))
+    return Setting(
+        subjects=plan.subjects,
+        task=plan.task,
+        d_sae=plan.sae[1].d_sae if plan.sae else 0,
+        pooling=plan.config.pooling,
+        k=plan.config.k,
+        threads=threads,
+        folder=str(folder),
+        scoring=plan.scoring,
+        keep=frozenset(build.keep),
+        keep_all=build.keep_all,
+    )
+
+
+def _key(one: Organism, plan: AuditPlan) -> tuple[str, str]:
+    return one.id, spec_hash(row_spec(one, plan.scoring))
+
+
+def _number(one: Organism) -> int:
+    return int(one.id.rpartition("-")[2])
