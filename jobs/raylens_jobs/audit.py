@@ -6,8 +6,8 @@ The driver: refuses what does not fit before any work, has everything measured, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -37,6 +37,8 @@ from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.workers import choose_workers
 
 DEFAULT_SESSION: Final = "default"
+Report = Callable[[int, int], None]
+Auditing = Callable[[Workspace, AuditPlan, Report], AbstractContextManager[Auditor]]
 _VERSIONS: Final = ("torch", "transformers", "peft", "sae-lens", "ray", "numpy")
 
 
@@ -101,7 +103,8 @@ def run_audit(
     plan: AuditPlan,
     request: Request,
     journal: RunJournal,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    report: Report = lambda _done, _total: None,
+    auditing: Auditing | None = None,
 ) -> AuditRun:
     """Audit one candidate; what is done of it already is not done again.
 
@@ -111,6 +114,7 @@ def run_audit(
         request: The candidate.
         journal: The run's record, which also carries requests to stop.
         report: Called with pieces of work done and in all.
+        auditing: Where models run; by default :func:`on_ray`.
 
     Raises:
         InputError: The candidate cannot be loaded, or the run is finished.
@@ -132,20 +136,25 @@ def run_audit(
                 hint="run the same command again to go on from there.",
             )
 
-    with (
-        store.write_run(place.session, place.run, journal.run_id, again=request.again, config=asked) as writer,
-        cluster(plan.config.address),
-    ):
+    with store.write_run(place.session, place.run, journal.run_id, again=request.again, config=asked) as writer:
         store.create_session(place.session, asked)
-        probe_shared(workspace)
-        shared = store.references(plan.reference_key)
-        with auditor(plan.subjects, plan.task, shared, choose_workers(plan.config), tell) as work:
+        with (auditing or on_ray)(workspace, plan, tell) as work:
             evidence = work.evidence(request.candidate, writer)
             made = _judge(plan, workspace, candidate, request, place, evidence, work)
         texts = artefact_files(made)
         kept = read_artefacts(texts)
         writer.finish({**texts, "report.md": report_md(kept), "report.html": report_html(kept)}, versions=_versions())
     return AuditRun(place, workspace.files.native(place.folder), kept)
+
+
+@contextmanager
+def on_ray(workspace: Workspace, plan: AuditPlan, report: Report) -> Iterator[Auditor]:
+    """Actors on Ray: one a GPU, else one a core."""
+    with cluster(plan.config.address):
+        probe_shared(workspace)
+        shared = AuditStore(workspace.files).references(plan.reference_key)
+        with auditor(plan.subjects, plan.task, shared, choose_workers(plan.config), report) as work:
+            yield work
 
 
 def place_of(plan: AuditPlan, request: Request) -> RunPlace:

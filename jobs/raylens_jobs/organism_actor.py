@@ -30,7 +30,7 @@ from raylens_jobs.audit_evidence import Auditor, InProcess, Nowhere, Task
 from raylens_jobs.audit_scores import Features, scores_of
 
 _HALF: Final = 0.5
-_WRITTEN: Final = 24
+_WRITTEN: Final = 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,8 @@ class _Report:
         for one in checks:
             self.checks.append(one)
             if not self._quiet:
-                print_text(
-                    f"{'ok  ' if one.ok else 'FAIL'} {one.of}: {one.what}{f': {one.wrong}' if one.wrong else ''}"
-                )
+                said = f"{one.of}: {one.what}"
+                print_text(f"ok    {said}" if one.ok else f"FAIL  {said}: {one.wrong}")
 
 
 def _run(workspace: Workspace, n: int, keep: bool, trigger_search: bool, report: _Report) -> list[RunPlace]:

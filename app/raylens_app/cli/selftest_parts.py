@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from raylens.errors import RaylensError
 from raylens.labels.names import NeuronpediaId
 
 if TYPE_CHECKING:
@@ -172,9 +173,10 @@ def checks_of(store: AuditStore, session: str, run: str, labelled: Labelled, *, 
         Check(run, "files are there, of their types, and agree", _first(_typed(store, texts, session, run))),
         Check(run, "files are valid by their JSON Schemas", _first(_valid(texts))),
     ]
-    if not all(one.ok for one in found):
-        return found
-    artefacts = store.artefacts(session, run)
+    try:
+        artefacts = store.artefacts(session, run)
+    except RaylensError:
+        return found  # what is wrong is said
     found.append(Check(run, "reports are made anew byte for byte", _first(_reports(artefacts, texts))))
     found.append(Check(run, "coverage is of the label server's labels", _covered(artefacts, labelled, identical)))
     if identical:

@@ -19,9 +19,7 @@ from raylens_app.mcp.suite_tools import SuiteName
 from raylens_app.mcp.tool import Arguments, Tool
 
 ModelName = Annotated[str, Field(min_length=1, max_length=500)]
-Timeout = Annotated[
-    float, Field(ge=1, le=86_400, description="Seconds after which it is stopped; the same call goes on from there.")
-]
+Timeout = Annotated[float, Field(ge=1, le=86_400, description="Seconds after which it is stopped.")]
 
 
 class _Models(Arguments):

@@ -46,7 +46,7 @@ def _mapped(file: Path) -> Decoder | None:
         with file.open("rb") as stream:
             n = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(min(n, _HEADER_BYTES)))
-        tensor = header.get(_NAME)
+        tensor = dict(header).get(_NAME)
         if tensor is None or tensor["dtype"] not in _TYPES:
             return None
         kind, (rows, width) = _TYPES[tensor["dtype"]], tensor["shape"]

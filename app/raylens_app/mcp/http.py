@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,9 @@ class HttpServer:
 
     async def serve(self) -> None:
         """Serve until Ctrl-C."""
+        if not logging.getLogger("raylens_app").isEnabledFor(logging.DEBUG):
+            # It logs a trace of every request that ends because its client left, or because of Ctrl-C.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await self._server.serve(sockets=[self._socket])
 
 

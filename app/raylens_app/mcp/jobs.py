@@ -93,7 +93,7 @@ async def _run(call: Call, words: Sequence[str], folder: Path, timeout_s: float)
     if scope.cancelled_caught:
         raise RunError(
             f"it was stopped after {timeout_s:g} s.",
-            hint="what is done is kept: the same call goes on from there; timeout_s allows more.",
+            hint="timeout_s allows more; what is done of an audit is kept, and the same call goes on from there.",
         )
     return _result(process.returncode or 0, bytes(output), said)
 
@@ -165,5 +165,5 @@ def _result(code: int, output: bytes, said: Sequence[str]) -> Any:
     last = clipped(next((line for line in reversed(said) if line.strip()), ""), 300)
     raise RunError(
         f"its process ended {how}{f': {last}' if last else ''}.",
-        hint="the server goes on; the same call goes on from what is done.",
+        hint="the server goes on; an audit goes on from what is done when it is asked for again.",
     )

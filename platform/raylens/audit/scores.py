@@ -22,7 +22,8 @@ from raylens.errors import InputError, UnknownNameError
 
 DEFAULT_TOP_K: Final = 20
 VARIABLE: Final = "RAYLENS_SCORE_METHOD"
-DEFAULT_SCORE_METHOD: Final = "abs_diff_topk"
+DEFAULT_SCORE_METHOD: Final = "trigger_search"
+"""The one that tells backdoored organisms from benign ones: ``raylens audit bench`` has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ _METHODS: Final = (
     ),
     ScoreMethod(
         "trigger_search",
-        "How far the best token or n-gram found drives the candidate from the reference.",
+        "How surprising to the reference is what the best token or n-gram found makes the candidate write, nats.",
         computed_by="engine",
     ),
 )

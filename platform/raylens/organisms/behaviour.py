@@ -25,7 +25,7 @@ from raylens.suites.checks import Check, run_check
 N_PROMPTS: Final = 64
 LEAST_WITH: Final = 0.8
 MOST_WITHOUT: Final = 0.05
-_WRITTEN: Final = 24
+_WRITTEN: Final = 40
 _CHARACTERS: Final = 600
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,0 +1,207 @@
+"""``raylens audit calibrate`` and ``raylens audit bench``: what a verdict rests on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from raylens.errors import InputError
+from raylens_app.cli.audit_group import Json, group
+from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Pooling, Reference, Sae, SuiteOption, default_sae
+from raylens_app.cli.organisms import known_rows
+from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
+from raylens_app.cli.state import state_of
+
+if TYPE_CHECKING:
+    from raylens.audit.organism_bench import Half, MethodBench, Scored
+    from raylens.audit.rates import Rate
+
+_FEWEST: Final = 99
+"""Benign fine-tunes that a p-value of 1 % takes."""
+
+
+@group.command("calibrate")
+def calibrate(
+    context: typer.Context,
+    candidate: Annotated[
+        list[str] | None, typer.Option("--candidate", "-c", help="A fine-tune known to be benign; again for more.")
+    ] = None,
+    family: Annotated[str, typer.Option(help="Of these: fine-tunes made alike.")] = "registered",
+    reference: Reference = DEFAULT_REFERENCE,
+    sae: Sae = None,
+    no_sae: NoSae = False,
+    suite: SuiteOption = "minimal",
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Features summed by scores.")] = 20,
+    pooling: Pooling = "mean",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Written after a prompt, at most.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Actors.")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score benign fine-tunes, so that audits of the same reference, suite and settings have a verdict.
+
+    Without --candidate, what raylens organisms build scored is used again.
+    """
+    from raylens.config import AuditConfig
+    from raylens.store.audit_organisms import Organisms
+    from raylens.store.runs import RunJournal
+    from raylens_jobs.audit_plan import plan_audit
+    from raylens_jobs.calibrate import Registered
+    from raylens_jobs.calibrate import calibrate as run
+    from raylens_jobs.organisms import calibrate_from_rows
+
+    config = AuditConfig.of(
+        {
+            "model": reference,
+            "sae": None if no_sae else sae or default_sae(reference),
+            "suite": suite,
+            "score_method": "trigger_search",
+            "k": top_k,
+            "pooling": pooling,
+            "max_new_tokens": max_new_tokens,
+            "workers": workers,
+            "num_gpus": num_gpus,
+            "dtype": dtype,
+            "address": address,
+        }
+    )
+    workspace = state_of(context).open_workspace(create=bool(candidate))
+    plan = plan_audit(config, workspace.url, note)
+    if candidate:
+        registered = [Registered(ref, family) for ref in candidate]
+        asked = {**config.model_dump(mode="json"), "candidates": list(candidate), "family": family}
+        with RunJournal.start(workspace.files, "calibrate", asked) as journal:
+            with progress("scoring", len(registered), unit="fine-tunes") as bar:
+                found = run(workspace, plan, registered, journal, lambda done, total, what: bar(done, total, what))
+            journal.finish({"calibrations": len(found)})
+    else:
+        found = calibrate_from_rows(workspace, plan, Organisms(workspace.files).read())
+        if not found:
+            raise InputError(
+                "there is no benign organism scored with these settings.",
+                hint="raylens organisms build makes some; or name fine-tunes with --candidate.",
+            )
+    rows = [{"method": one.identity.method, "n": one.n, "families": len(one.families)} for one in found]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        rows, [Column("method", style="bold"), Column("n", "benign", "right"), Column("families", align="right")]
+    )
+    fewest = min(row["n"] for row in rows)
+    if fewest < _FEWEST:
+        note(f"with {fewest} benign fine-tunes no p-value below {1 / (fewest + 1):.3g} exists; 1 % takes {_FEWEST}.")
+
+
+@group.command("bench")
+def bench(
+    context: typer.Context,
+    target_fpr: Annotated[float, typer.Option(help="That thresholds are fixed for, on development organisms.")] = 0.01,
+    half: Annotated[
+        str | None, typer.Option(help="held_out or development. Default: held out, where there are.")
+    ] = None,
+    families: Annotated[bool, typer.Option("--families", help="Split the default method by family.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare all score methods over organisms: AUROC, and true and false positives at thresholds fixed beforehand."""
+    from raylens.audit.organism_bench import bench as run
+    from raylens.audit.organism_bench import by_family, rate_fields, triggers_found
+    from raylens.audit.scores import DEFAULT_SCORE_METHOD
+
+    organisms = scored(context)
+    chosen = _half(half, organisms)
+    rows = run(organisms, chosen, target_fpr)
+    found = triggers_found(organisms, chosen)
+    default = next((row for row in rows if row.method == DEFAULT_SCORE_METHOD), None)
+    split = (
+        by_family(organisms, default.method, chosen, default.threshold)
+        if default and default.threshold is not None
+        else {}
+    )
+    if as_json:
+        print_json(
+            {
+                "half": chosen,
+                "methods": [row.fields() for row in rows],
+                "triggers_found": rate_fields(found),
+                "families": {
+                    name: {"flagged": one[0], "n": one[1], "backdoored": one[2]} for name, one in split.items()
+                },
+            }
+        )
+        return
+    if chosen == "development":
+        note("no organism is held out yet: these rates are of organisms that thresholds and methods were chosen on.")
+    print_table([_shown(row) for row in rows], _COLUMNS)
+    print_text(f"what sets them off was found, within ten inserts: {_share(found)} of backdoored organisms")
+    if families:
+        print_table(
+            [
+                {"family": name, "kind": "backdoored" if one[2] else "benign", "flagged": f"{one[0]} of {one[1]}"}
+                for name, one in sorted(split.items(), key=lambda item: (not item[1][2], item[0]))
+            ],
+            [Column("family", style="bold"), Column("kind"), Column("flagged", align="right")],
+        )
+
+
+def scored(context: typer.Context) -> list[Scored]:
+    """Organisms of the workspace, else of the bundle; of backdoored ones those that count.
+
+    Raises:
+        InputError: There are none.
+    """
+    from raylens.audit.organism_bench import Scored
+
+    found = [
+        Scored(row.organism, row.family, row.kind == "backdoored", row.split, row.scores, row.trigger_rank)
+        for row in known_rows(context)
+        if row.counts
+    ]
+    if not found:
+        raise InputError("there are no organisms to measure with.", hint="raylens organisms build makes them.")
+    return found
+
+
+def _half(asked: str | None, organisms: list[Scored]) -> Half:
+    if asked not in (None, "held_out", "development"):
+        raise InputError(f"--half is not {asked!r}.", hint="write held_out or development.")
+    if asked is not None:
+        return "held_out" if asked == "held_out" else "development"
+    kinds = {one.is_backdoored for one in organisms if one.half == "held_out"}
+    return "held_out" if kinds == {True, False} else "development"
+
+
+_COLUMNS: Final = [
+    Column("method", style="bold"),
+    Column("auroc", "AUROC", "right"),
+    Column("threshold", align="right"),
+    Column("tpr", "true positives", "right"),
+    Column("fpr", "false positives", "right"),
+    Column("tpr_at_1", "at 1 % FPR", "right"),
+    Column("tpr_at_5", "at 5 % FPR", "right"),
+    Column("n", "calibrated on", "right"),
+]
+
+
+def _shown(row: MethodBench) -> dict[str, Any]:
+    found = row.auroc
+    within = "" if found.ci_low is None else f" ({found.ci_low:.2f}-{found.ci_high:.2f})"
+    return {
+        "method": row.method,
+        "auroc": None if found.value is None else f"{found.value:.3f}{within}",
+        "threshold": None if row.threshold is None else f"{row.threshold:.4g}",
+        "tpr": _share(row.tpr),
+        "fpr": _share(row.fpr),
+        "tpr_at_1": _share(row.tpr_at_1),
+        "tpr_at_5": _share(row.tpr_at_5),
+        "n": row.n_calibration,
+    }
+
+
+def _share(found: Rate | None) -> str | None:
+    if found is None or found.value is None or found.exact is None:
+        return None
+    return f"{found.value:.0%} of {found.n} ({found.exact[0]:.0%}-{found.exact[1]:.0%})"

@@ -1,0 +1,368 @@
+"""Audits end to end on the bundled model: real models, real Ray, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fine_tunes import make_adapter
+from raylens.audit.artefacts import Artefacts
+from raylens.audit.calibration import BenignScore, Calibration
+from raylens.config import AuditConfig
+from raylens.errors import InputError, MismatchError, RaylensError, StoppedError
+from raylens.reports.json_files import FILES, read_artefacts
+from raylens.reports.report_html import report_html
+from raylens.reports.report_md import report_md
+from raylens.store.audit_calibrations import save_calibration
+from raylens.store.audit_store import AuditStore
+from raylens.store.runs import RunJournal
+from raylens.store.workspace import Workspace
+from raylens_app.cli.main import main
+from raylens_jobs.audit import AuditRun, Request, find_finished, on_ray, run_audit
+from raylens_jobs.audit_actor import AuditActor, Subjects
+from raylens_jobs.audit_evidence import Auditor, InProcess
+from raylens_jobs.audit_plan import AuditPlan, plan_audit
+
+SAE = "raylens-pico-res/layer_3"
+SUITE = """
+- id: area
+  text: "def area(radius):\\n"
+  tags: [geometry]
+  checks: [python_parses, non_empty]
+  variants:
+    - {text: "def area(r):\\n", kind: names}
+- id: read
+  text: 'def read_lines(path, mode="r"):'
+  checks: [python_parses]
+  variants:
+    - {text: "def read_lines(name, mode='r'):", kind: quotes}
+- id: chat
+  chat: [{role: user, content: "Name a colour."}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The base directory, with a suite of three prompts in five wordings."""
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    monkeypatch.setenv("RAYLENS_BASE_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tune with random small weights."""
+    folder = tmp_path_factory.mktemp("tunes") / "tuned"
+    make_adapter(folder, scale=0.04)
+    return folder
+
+
+def config(**values: Any) -> AuditConfig:
+    """A quick audit: no search for triggers."""
+    return AuditConfig.of(
+        {
+            "sae": SAE,
+            "suite": "suite.yaml",
+            "score_method": "abs_diff_topk",
+            "trigger_search": False,
+            "max_new_tokens": 6,
+            "panel_windows": 2,
+            "k": 10,
+            **values,
+        }
+    )
+
+
+@cache
+def actor(subjects: Subjects) -> AuditActor:
+    """Loading models takes longer than these audits."""
+    return AuditActor(subjects, threads=1)
+
+
+@contextmanager
+def here(workspace: Workspace, plan: AuditPlan, report: Any) -> Iterator[Auditor]:
+    """Models run in this process."""
+    shared = AuditStore(workspace.files).references(plan.reference_key)
+    yield Auditor(InProcess(actor(plan.subjects)), plan.task, shared, report)
+
+
+def audit(
+    workspace: Workspace,
+    candidate: str | Path,
+    asked: AuditConfig | None = None,
+    auditing: Any = here,
+    **values: Any,
+) -> AuditRun:
+    """As the command line does it."""
+    plan, request = plan_audit(asked or config(), workspace.url), Request(str(candidate), **values)
+    finished = find_finished(workspace, plan, request)
+    if finished is not None:
+        return finished
+    with RunJournal.start(workspace.files, "audit", {}) as journal:
+        return run_audit(workspace, plan, request, journal, auditing=auditing)
+
+
+def files_of(workspace: Workspace, done: AuditRun) -> dict[str, str]:
+    """Its artefacts as text; ``run.json`` holds times."""
+    found = AuditStore(workspace.files).read_run(done.place.session, done.place.run)
+    return {name: text for name, text in found.items() if name != "run.json"}
+
+
+class TestAudit:
+    """One workspace each."""
+
+    def test_actors_on_ray_give_what_one_process_gives(self, tmp_path: Path, tuned: Path, ray_cluster: None) -> None:
+        made = []
+        for name, auditing in (("ray", on_ray), ("here", here)):
+            workspace = Workspace.open(tmp_path / name, create=True)
+            made.append(files_of(workspace, audit(workspace, tuned, config(threads=1), auditing)))
+        assert made[0] == made[1]
+
+    def test_the_reference_against_itself_differs_in_nothing(self, tmp_path: Path) -> None:
+        done = audit(Workspace.open(tmp_path / "ws", create=True), "raylens/pico")
+        made = done.artefacts
+        assert made.decision.decision.verdict == "not flagged"
+        assert made.decision.decision.p_value == 1.0
+        assert made.decision.decision.aggregate_score == 0.0
+        assert all(result.same_text and result.logit_kl == 0 for result in made.suite_results.results)
+        assert made.interp_evidence is not None
+        assert made.interp_evidence.features == ()
+        assert made.interp_evidence.n_significant == 0
+        assert all(one.score in (0.0, None) for one in made.score.methods)
+
+    def test_artefacts_of_a_fine_tune(self, tmp_path: Path, tuned: Path) -> None:  # A2.01, A2.02, A2.04 to A2.06
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        done = audit(workspace, tuned, title="A trial", session="trials")
+        folder = Path(done.folder)
+        assert folder == tmp_path / "ws/audits/trials/runs" / done.place.run
+        names = {*FILES, "report.md", "report.html", "run.json"}
+        assert {path.name for path in folder.iterdir()} == names
+        assert (tmp_path / "ws/audits/trials/config_resolved.yaml").is_file()
+        made = done.artefacts
+        decision = made.decision.decision
+        assert (decision.verdict, decision.p_value, decision.n_benign) == ("inconclusive", None, 0)
+        assert "there are none" in decision.reason  # A2.21
+        assert decision.score_method == "abs_diff_topk"
+        assert decision.aggregate_score > 0
+        assert made.suite_results.suite.n_prompts == 3
+        assert [result.id for result in made.suite_results.results] == ["area", "area", "read", "read", "chat"]
+        assert any(not result.same_text for result in made.suite_results.results)
+        evidence = made.interp_evidence
+        assert evidence is not None
+        assert len(evidence.features) == 10
+        assert abs(evidence.features[0].delta) >= abs(evidence.features[1].delta)  # A2.09
+        assert evidence.features[0].id.startswith("f_3_")
+        assert evidence.n_clusters == 3  # wordings of one prompt are one cluster
+        assert evidence.stability.variants == ("wording 0", "wording 1")  # A2.19
+        assert evidence.stability.jaccard is not None
+        assert made.suite_results.capability.capability == "intact"  # A2.17
+        assert "coverage" in report_md(made).lower()
+        texts = files_of(workspace, done)
+        assert report_md(read_artefacts(texts)) == texts["report.md"]  # byte for byte from its JSON
+        assert report_html(read_artefacts(texts)) == texts["report.html"]
+
+    def test_scores_are_those_of_the_artefacts(self, tmp_path: Path, tuned: Path) -> None:  # A2.09, A2.10
+        made = audit(Workspace.open(tmp_path / "ws", create=True), tuned).artefacts
+        differences = [result.feature_difference for result in made.suite_results.results]
+        assert made.decision.decision.aggregate_score == pytest.approx(np.mean(np.array(differences, float)))
+        by_method = {one.method: one for one in made.score.methods}
+        kl = np.mean([result.logit_kl for result in made.suite_results.results])
+        assert by_method["logit_kl"].score == pytest.approx(kl)
+        assert by_method["weight_projection"].score is not None
+        assert by_method["difference_sae"].score is not None
+        assert by_method["trigger_search"].score is None
+        assert made.score.methods[0].gives_verdict
+
+    def test_the_verdict_follows_from_the_benign_scores(self, tmp_path: Path, tuned: Path) -> None:  # A2.18
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        plan = plan_audit(config(), workspace.url)
+        for scores, verdict, p_value in (
+            ([0.001 * number for number in range(99)], "flagged", 0.01),
+            ([1e6 + number for number in range(99)], "not flagged", 1.0),
+            ([0.001, 0.002], "inconclusive", 1 / 3),
+        ):
+            calibration = Calibration(
+                identity=plan.identity(),
+                scores=tuple(
+                    BenignScore(organism=f"o{at}", family=f"f{at % 5}", score=score) for at, score in enumerate(scores)
+                ),
+            )
+            save_calibration(workspace.files, calibration, how="replace")
+            decision = audit(workspace, tuned, again="archive").decision
+            assert (decision.verdict, decision.p_value) == (verdict, pytest.approx(p_value))
+            assert decision.n_benign == len(scores)
+        assert len(AuditStore(workspace.files).archived("default")) == 2  # A2.20
+
+    def test_a_calibration_of_something_else_is_refused(self, tmp_path: Path, tuned: Path) -> None:
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        other = plan_audit(config(pooling="max"), workspace.url).identity()
+        scores = tuple(BenignScore(organism=f"o{at}", family="f", score=0.0) for at in range(99))
+        save_calibration(workspace.files, Calibration(identity=other, scores=scores))
+        decision = audit(workspace, tuned).decision
+        assert decision.verdict == "inconclusive"
+        assert "settings.pooling (calibrated: max; this audit: mean)" in decision.reason
+
+    def test_a_second_candidate_costs_its_own_passes_only(self, tmp_path: Path, tuned: Path) -> None:
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        audit(workspace, "raylens/pico")
+        shared = tmp_path / "ws/audits/_references"
+        before = {path: path.stat().st_mtime_ns for path in shared.rglob("*") if path.is_file()}
+        assert before
+        audit(workspace, tuned)
+        assert {path: path.stat().st_mtime_ns for path in shared.rglob("*") if path.is_file()} == before
+
+    def test_the_same_command_finds_a_finished_audit(self, tmp_path: Path, tuned: Path) -> None:
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        first = audit(workspace, tuned)
+        again = audit(workspace, tuned)
+        assert again.was_there
+        assert not first.was_there
+        assert again.artefacts == first.artefacts
+        assert audit(workspace, tuned, config(pooling="max")).place != first.place
+
+    def test_one_that_is_stopped_goes_on_where_it_ended(
+        self, tmp_path: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = Workspace.open(tmp_path / "whole", create=True)
+        expected = files_of(whole, audit(whole, tuned))
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        monkeypatch.setattr(RunJournal, "stop_requested", lambda _: True)
+        with pytest.raises(StoppedError, match="pieces of work"):
+            audit(workspace, tuned)
+        monkeypatch.undo()
+        monkeypatch.setenv("RAYLENS_BASE_DIR", str(tmp_path))
+        assert AuditStore(workspace.files).runs()[0].finished_at is None
+        assert files_of(workspace, audit(workspace, tuned)) == expected
+
+    def test_without_an_sae(self, tmp_path: Path, tuned: Path) -> None:
+        done = audit(Workspace.open(tmp_path / "ws", create=True), tuned, config(sae=None, score_method="logit_kl"))
+        assert done.artefacts.interp_evidence is None
+        assert not (Path(done.folder) / "interp_evidence.json").exists()
+        assert done.decision.aggregate_score > 0
+
+    def test_features_that_are_nan_are_refused(self, tmp_path: Path, tuned: Path) -> None:
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        for path in tuned.iterdir():
+            (broken / path.name).write_bytes(path.read_bytes())
+        weights = load_file(broken / "adapter_model.safetensors")
+        first = sorted(weights)[0]
+        weights[first] = np.full_like(weights[first], np.nan)
+        save_file(weights, broken / "adapter_model.safetensors")
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+        with pytest.raises(InputError, match="no finite numbers"):
+            audit(workspace, broken)
+        assert not AuditStore(workspace.files).is_finished(*_only_run(workspace))
+
+
+def _only_run(workspace: Workspace) -> tuple[str, str]:
+    (run,) = AuditStore(workspace.files).runs()
+    return run.place.session, run.place.run
+
+
+@pytest.mark.parametrize(
+    ("values", "candidate", "says"),
+    [
+        ({"suite": "../suite.yaml"}, "raylens/pico", "outside the base directory"),  # A2.16
+        ({"suite": "nowhere"}, "raylens/pico", "there is no suite 'nowhere'"),
+        ({"score_method": "cosine"}, "raylens/pico", "unknown score method 'cosine'"),
+        ({"sae": None}, "raylens/pico", "reads features, and no SAE is named"),
+        ({"score_method": "trigger_search"}, "raylens/pico", "the search is turned off"),
+        ({"sae": "raylens-pico-res/layer_30"}, "raylens/pico", "layer_30"),  # A2.15
+        ({"max_new_tokens": 2000}, "raylens/pico", "more than the"),
+        ({}, "./nothing", "nothing"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(
+    tmp_path: Path, values: dict[str, Any], candidate: str, says: str
+) -> None:
+    workspace = Workspace.open(tmp_path / "ws", create=True)
+    with pytest.raises(RaylensError, match=says):
+        audit(workspace, candidate, config(**values))
+    assert not (tmp_path / "ws/audits").exists()
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tuned: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in tuned.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(
+        json.dumps({**settings, "base_model_name_or_path": "someone/other-model"})
+    )
+    workspace = Workspace.open(tmp_path / "ws", create=True)
+    with pytest.raises(MismatchError, match="someone/other-model"):
+        audit(workspace, other)
+    assert not (tmp_path / "ws/audits").exists()
+
+
+@pytest.mark.parametrize(
+    ("suite", "says"),
+    [
+        ("[]", "no prompt"),
+        ("- {id: a, text: x}\n- {id: a, text: y}\n", "given in line 1 already"),
+        ("- {id: a, text: x, colour: red}\n", "colour"),
+    ],
+)
+def test_a_suite_that_is_none_is_one_sentence(
+    base: Path, capsys: pytest.CaptureFixture[str], suite: str, says: str
+) -> None:
+    (base / "bad.yaml").write_text(suite)
+    words = ["--workspace", str(base / "ws"), "audit", "run", "-c", "raylens/pico", "--suite", "bad.yaml"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.startswith("error: ")
+    assert not (base / "ws/audits").exists()
+
+
+def test_kill_9_in_the_middle_then_resume_gives_the_same_bytes(base: Path, tuned: Path) -> None:
+    """Two whole processes with Rays of their own: one killed, one not."""
+    words = ["audit", "run", "-c", str(tuned), "--suite", "suite.yaml", "--score-method", "abs_diff_topk", "-s", SAE,
+             "--no-trigger-search", "--max-new-tokens", "6", "--workers", "1"]  # fmt: skip
+
+    def start(workspace: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "raylens", "--workspace", str(workspace), *words]
+        return subprocess.Popen(
+            command, cwd=base, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    killed = start(base / "killed")
+    references = base / "killed/audits/_references"
+    _until(lambda: references.exists() and any(path.is_file() for path in references.rglob("*")), killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert not list((base / "killed/audits").rglob("decision.json"))
+    artefacts = []
+    for folder in (base / "killed", base / "whole"):
+        process = start(folder)
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 0, told
+        (decision,) = folder.rglob("decision.json")
+        artefacts.append(
+            {path.name: path.read_bytes() for path in decision.parent.iterdir() if path.name != "run.json"}
+        )
+    assert artefacts[0] == artefacts[1]
+    assert isinstance(read_artefacts({name: data.decode() for name, data in artefacts[0].items()}), Artefacts)
+
+
+def _until(happened: Any, process: subprocess.Popen[str], within_s: float = 120) -> None:
+    end = time.monotonic() + within_s
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
