@@ -19,6 +19,7 @@ from raylens.audit.verdict import Decision, decide
 from raylens.bundle.organisms import shipped_calibration, shipped_calibrations
 from raylens.engine.candidates import Candidate
 from raylens.errors import RunError, StoppedError
+from raylens.labels.lookup import Lookup
 from raylens.reports.json_files import artefact_files, read_artefacts
 from raylens.reports.report_html import report_html
 from raylens.reports.report_md import report_md
@@ -30,7 +31,6 @@ from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_artefacts import Case, about, artefacts, interp_evidence, score_file, suite_results
 from raylens_jobs.audit_evidence import Auditor, Evidence, auditor
-from raylens_jobs.audit_labels import FeatureLabels
 from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_scores import Features, is_identical, scores_of
 from raylens_jobs.cluster import cluster, probe_shared
@@ -219,12 +219,12 @@ def _interp(
 ) -> InterpEvidence:
     assert plan.sae is not None
     decoder = work.decoder()
-    with closing(FeatureLabels(workspace, plan.catalog, plan.sae[1])) as labels:
+    with closing(Lookup.of_sae(workspace, plan.catalog, plan.sae[1])) as labels:
         return interp_evidence(
             case,
             features,
             evidence,
-            lambda wanted: labels.of(wanted, decoder, hide_low_similarity=plan.config.hide_low_similarity),
+            lambda wanted: labels.labels(wanted, decoder, hide_low_similarity=plan.config.hide_low_similarity),
             work.tokens,
         )
 

@@ -5,6 +5,8 @@ Rows are appended as organisms are finished; a rerun makes those that are missin
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from raylens.errors import InputError, StoppedError
 from raylens.organisms.families import Half
 from raylens.organisms.recipe import Kind, Organism, recipe, row_spec
 from raylens.store.audit_calibrations import save_calibration
-from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash
+from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash, write_organisms
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
@@ -225,3 +227,42 @@ def _key(one: Organism, plan: AuditPlan) -> tuple[str, str]:
 
 def _number(one: Organism) -> int:
     return int(one.id.rpartition("-")[2])
+
+
+def export_organisms(workspace: Workspace, plan: AuditPlan, folder: Path, adapters: Sequence[str] = ()) -> list[str]:
+    """Write what others need to audit with these organisms: what the bundle ships of them.
+
+    Args:
+        workspace: With their rows.
+        plan: How they were scored.
+        folder: Gets ``calibrations.json``, ``organisms.parquet`` and ``adapters/<id>/``; made where missing.
+        adapters: Organisms whose adapters were kept and go along.
+
+    Returns:
+        Paths written, relative to ``folder``.
+
+    Raises:
+        InputError: There are no rows, or an adapter was not kept.
+    """
+    rows = [row for row in Organisms(workspace.files).read() if row.spec.get("scoring") == plan.scoring]
+    if not rows:
+        raise InputError("no organism is scored with these settings.", hint="raylens organisms build makes them.")
+    kept = {one.id: _adapter(workspace, one) for one in recipe() if one.id in adapters}
+    if lost := [name for name in adapters if name not in kept or not (kept[name] / "adapter_config.json").is_file()]:
+        raise InputError(f"the adapter of {lost[0]} was not kept.", hint="build it again with --keep.")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [one.model_dump(mode="json") for one in calibrations_from_rows(plan, rows)]
+    (folder / "calibrations.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_organisms(folder / "organisms.parquet", rows)
+    written = ["calibrations.json", "organisms.parquet"]
+    for name, source in kept.items():
+        target = folder / "adapters" / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(source / file, target / file)
+            written.append(f"adapters/{name}/{file}")
+    return written
+
+
+def _adapter(workspace: Workspace, one: Organism) -> Path:
+    return Path(workspace.files.native("organisms/adapters")) / f"{one.id}-{one.spec_hash}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
@@ -92,6 +93,30 @@ def build(
         f"{figures['made']} made in {duration(figures['seconds'])}; {figures['calibrations']} calibrations stored"
     )
     print_text("next: raylens audit bench")
+
+
+@group.command("export")
+def export(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where to.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="What was fine-tuned.")] = DEFAULT_REFERENCE,
+    sae: Sae = None,
+    no_sae: NoSae = False,
+    suite: SuiteOption = "minimal",
+    adapter: Annotated[list[str] | None, typer.Option(help="An organism whose adapter goes along.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write scores, rows and adapters of organisms to a folder: what the bundle ships of pico's."""
+    from raylens_jobs.organisms import export_organisms
+
+    values = {"model": model, "sae": None if no_sae else sae or default_sae(model), "suite": suite}
+    plan = _plan(context, {**values, "score_method": "trigger_search"})
+    written = export_organisms(state_of(context).open_workspace(), plan, folder, tuple(adapter or ()))
+    if as_json:
+        print_json(written)
+        return
+    for path in written:
+        print_text(str(folder / path))
 
 
 @group.command("list")

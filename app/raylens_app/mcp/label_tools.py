@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Annotated, Any, Final
 
-import numpy as np
 from pydantic import Field
 
 from raylens.catalog import Catalog
 from raylens.errors import InputError
 from raylens.ids import FeatureId, SaeId
 from raylens.labels.best import best, ranked
-from raylens.labels.client import LabelClient
-from raylens.labels.explanations import Explanation, read_explanation
-from raylens.labels.label_store import LabelStore
+from raylens.labels.explanations import Explanation
+from raylens.labels.lookup import Lookup
 from raylens.labels.names import NeuronpediaId, label_source
 from raylens.labels.own_features import Own, OwnFeatures
 from raylens.labels.proxies import LOW_MARK, Neighbour, nearest_explained
-from raylens.labels.settings import LabelSettings
 from raylens.store.reader import CacheReader
 from raylens_app.mcp.answers import Answer, Document, clipped, plural
 from raylens_app.mcp.decoders import decoder_of
@@ -47,58 +44,21 @@ class NearestExplainedNeighbours(Arguments):
     k: Annotated[int, Field(ge=1, le=20, description="Neighbours at most.")] = 3
 
 
-class Labels:
-    """What is said of the features of one SAE: by the workspace's explainers and people, and elsewhere.
-
-    Neuronpedia is asked only where ``NEURONPEDIA_EXPLANATIONS_MODE`` says so.
-
-    Args:
-        desk: Whose workspace.
-        name: An SAE's id, or a label source.
+def _lookup(desk: Desk, name: str) -> Lookup:
+    """Of an SAE's id, or a label source.
 
     Raises:
         InputError: It is neither.
     """
-
-    def __init__(self, desk: Desk, name: str) -> None:
-        catalog = desk.catalog()
-        self._own = OwnFeatures(desk.workspace, catalog)
-        self.here, self.source = _named(self._own, catalog, name)
-        self._client = LabelClient(LabelStore(desk.workspace.files), LabelSettings.from_environment())
-
-    def of(self, features: Iterable[int]) -> Mapping[int, list[Explanation]]:
-        """Everything that is said of features, each of them in the answer."""
-        wanted = list(features)
-        found: dict[int, list[Explanation]] = {feature: [] for feature in wanted}
-        if self.here is not None:
-            for feature in wanted:
-                said = (read_explanation(one) for one in self._own.explanations(self.here.source, feature))
-                found[feature] += [one for one in said if one is not None]
-        if self.source is not None:
-            for feature, looked in self._client.labels(self.source, wanted).items():
-                found[feature] += looked.explanations
-        return found
-
-    def explained(self) -> list[int]:
-        """Features of which something is said."""
-        known = self._own.explained(self.here.source) if self.here is not None else []
-        kept = self._client.store.explained(self.source) if self.source is not None else np.empty(0, np.int64)
-        return sorted({*known, *kept.tolist()})
-
-    @property
-    def asks(self) -> bool:
-        """Whether Neuronpedia may be asked for what is missing."""
-        return self.source is not None and self._client.settings.mode == "remote_fallback"
-
-    def close(self) -> None:
-        """Keep what was learnt, and let go of connections."""
-        self._client.close()
+    catalog = desk.catalog()
+    own = OwnFeatures(desk.workspace, catalog)
+    return Lookup(desk.workspace, own, *_named(own, catalog, name))
 
 
 def label_lookup(desk: Desk, given: LabelLookup) -> Answer:
     """The best explanation of each feature."""
-    with closing(Labels(desk, given.sae)) as labels:
-        said = labels.of(dict.fromkeys(given.features))
+    with closing(_lookup(desk, given.sae)) as labels:
+        said = labels.look(dict.fromkeys(given.features))
         asked = "asked for what was missing" if labels.asks else "not asked"
     rows = [{"feature": feature, **_best(found)} for feature, found in said.items()]
     n = sum(row["explanation"] is not None for row in rows)
@@ -112,10 +72,10 @@ def label_lookup(desk: Desk, given: LabelLookup) -> Answer:
 
 def nearest_explained_neighbours(desk: Desk, given: NearestExplainedNeighbours) -> Answer:
     """The explained features whose decoder rows are nearest: pointers, no explanations of the feature itself."""
-    with closing(Labels(desk, given.sae)) as labels:
-        own = best(labels.of([given.feature])[given.feature])
+    with closing(_lookup(desk, given.sae)) as labels:
+        own = best(labels.look([given.feature])[given.feature])
         found, basis = _nearest(desk, labels, given)
-        said = labels.of(one.feature for one in found)
+        said = labels.look(one.feature for one in found)
     rows = [
         {"feature": one.feature, "cosine": one.cosine, "low_similarity": one.is_low, **_best(said[one.feature])}
         for one in found
@@ -160,7 +120,7 @@ def _named(own: OwnFeatures, catalog: Catalog, name: str) -> tuple[Own | None, N
     return None, source
 
 
-def _nearest(desk: Desk, labels: Labels, given: NearestExplainedNeighbours) -> tuple[tuple[Neighbour, ...], str]:
+def _nearest(desk: Desk, labels: Lookup, given: NearestExplainedNeighbours) -> tuple[tuple[Neighbour, ...], str]:
     """Neighbours, and by what."""
     explained = labels.explained()
     if not explained:
