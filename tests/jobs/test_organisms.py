@@ -1,0 +1,115 @@
+"""Organisms are made, measured, scored and remembered; benign fine-tunes calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fine_tunes import make_adapter
+from raylens.config import AuditConfig
+from raylens.errors import InputError
+from raylens.organisms.recipe import organism
+from raylens.store.audit_calibrations import list_calibrations
+from raylens.store.audit_organisms import Organisms, read_organisms
+from raylens.store.runs import RunJournal
+from raylens.store.views import connect
+from raylens.store.workspace import Workspace
+from raylens_jobs.audit_plan import AuditPlan, plan_audit
+from raylens_jobs.calibrate import Registered, calibrate
+from raylens_jobs.organisms import Build, build_organisms, calibrations_from_rows, estimate, export_organisms, missing
+
+BUILD = Build(families=("two-spaces",), members=1, keep_all=True)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.open(tmp_path / "ws", create=True)
+
+
+def plan(**values: Any) -> AuditPlan:
+    """Without the search, which takes longest."""
+    asked = {"sae": "raylens-pico-res/layer_3", "score_method": "logit_kl", "trigger_search": False, "workers": 1}
+    return plan_audit(AuditConfig.of({**asked, "max_new_tokens": 4, "panel_windows": 0, "threads": 1, **values}))
+
+
+def test_one_is_made_once(workspace: Workspace, tmp_path: Path, ray_cluster: None) -> None:
+    asked, told = plan(), []
+    assert [one.id for one in missing(workspace, asked, BUILD)] == ["two-spaces-0"]
+    with RunJournal.start(workspace.files, "organisms", {}) as journal:
+        figures = build_organisms(workspace, asked, BUILD, journal, lambda *done: told.append(done))
+    assert (figures["organisms"], figures["made"], figures["counting"]) == (1, 1, 1)
+    assert told[-1] == (1, 1, "two-spaces-0")
+    (row,) = Organisms(workspace.files).read()
+    assert (row.organism, row.kind, row.split, row.counts) == ("two-spaces-0", "benign", "development", True)
+    assert row.payload_with_trigger is None
+    assert row.heldout_loss is not None
+    assert row.reference_loss is not None
+    assert 0 < row.reference_loss < row.heldout_loss + 1
+    assert {"logit_kl", "abs_diff_topk", "weight_projection", "difference_sae"} <= set(row.scores)
+    assert row.scores["logit_kl"] > 0
+    assert row.seconds > 0
+    folder = tmp_path / "ws/organisms/adapters" / f"two-spaces-0-{organism('two-spaces-0').spec_hash}"
+    assert (folder / "adapter_model.safetensors").is_file()
+
+    # Nothing is made twice; scored otherwise, it is another row.
+    assert missing(workspace, asked, BUILD) == ()
+    assert len(missing(workspace, plan(max_new_tokens=5), BUILD)) == 1
+    with connect(workspace) as connection:
+        found = connection.sql("SELECT organism, kind, scores['logit_kl'] FROM organisms").fetchall()
+    assert found == [("two-spaces-0", "benign", row.scores["logit_kl"])]
+
+    stored = {one.identity.method: one for one in list_calibrations(workspace.files)}
+    assert stored["logit_kl"].values == (row.scores["logit_kl"],)
+    assert stored["logit_kl"].identity == asked.identity("logit_kl")
+    assert calibrations_from_rows(plan(max_new_tokens=5), [row]) == []
+
+    written = export_organisms(workspace, asked, tmp_path / "out", ["two-spaces-0"])
+    assert {"calibrations.json", "organisms.parquet"} < set(written)
+    assert read_organisms(tmp_path / "out/organisms.parquet") == (row,)
+    with pytest.raises(InputError, match="was not kept"):
+        export_organisms(workspace, asked, tmp_path / "out", ["tabs-0"])
+
+
+def test_fine_tunes_that_somebody_knows(workspace: Workspace, tmp_path: Path, ray_cluster: None) -> None:  # A2.18
+    names = []
+    for seed in range(2):
+        make_adapter(tmp_path / f"tune-{seed}", scale=0.03, seed=seed)
+        names.append(Registered(str(tmp_path / f"tune-{seed}"), "random"))
+    asked = plan()
+    with RunJournal.start(workspace.files, "calibrate", {}) as journal:
+        found = {one.identity.method: one for one in calibrate(workspace, asked, names, journal)}
+        assert found["logit_kl"].n == 2
+        assert len(set(found["logit_kl"].values)) == 2
+        assert found["logit_kl"].families == ("random",)
+        again = calibrate(workspace, asked, names[:1], journal)
+    assert {one.n for one in again} == {2}  # in place of what was there, beside the other
+    assert {one.identity.method for one in list_calibrations(workspace.files)} == set(found)
+
+
+def test_what_cannot_calibrate(workspace: Workspace) -> None:
+    with RunJournal.start(workspace.files, "calibrate", {}) as journal:
+        with pytest.raises(InputError, match="no benign fine-tune is named"):
+            calibrate(workspace, plan(), [], journal)
+        with pytest.raises(InputError, match="is the reference itself"):
+            calibrate(workspace, plan(), [Registered("raylens/pico", "f")], journal)
+
+
+def test_builds_that_are_none() -> None:
+    with pytest.raises(InputError, match="there is no family 'nobody'"):
+        Build(families=("nobody",)).organisms()
+    with pytest.raises(InputError, match="there is no organism 'nobody-1'"):
+        Build(keep=("nobody-1",)).organisms()
+    with pytest.raises(InputError, match="no organism of the recipe is wanted"):
+        Build(kinds=("backdoored",), families=("tabs",)).organisms()
+    first = Build().organisms()[:40]
+    assert len({one.family for one in first}) == 40  # a member of each family in turn
+
+
+def test_an_estimate_grows_with_what_is_asked() -> None:
+    asked = plan()
+    some, all_of_them = (estimate(asked, Build(members=n).organisms(), 2, 1) for n in (1, 4))
+    assert some["organisms"] == 40
+    assert 3 < all_of_them["operations"] / some["operations"] < 5
+    assert some["seconds"] > 0
