@@ -39,6 +39,7 @@ def test_a_hit_in_one_sentence() -> None:
     assert said([]).startswith("nothing was found")
 
 
+@pytest.mark.slow
 def test_the_reference_itself_has_no_trigger(
     raylens: Raylens, own_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
