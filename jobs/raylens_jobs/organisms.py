@@ -244,7 +244,8 @@ def export_organisms(workspace: Workspace, plan: AuditPlan, folder: Path, adapte
     Raises:
         InputError: There are no rows, or an adapter was not kept.
     """
-    rows = [row for row in Organisms(workspace.files).read() if row.spec.get("scoring") == plan.scoring]
+    known = Organisms(workspace.files).known()
+    rows = [known[key] for one in recipe() if (key := _key(one, plan)) in known]
     if not rows:
         raise InputError("no organism is scored with these settings.", hint="raylens organisms build makes them.")
     kept = {one.id: _adapter(workspace, one) for one in recipe() if one.id in adapters}
