@@ -135,9 +135,11 @@ def _compared(p_value: float, calibration: Calibration, target_fpr: float) -> tu
 
 
 def _uncalibrated(identity: AuditIdentity, differing: list[str]) -> str:
+    # The identity names the weights too, which no command takes.
+    model = identity.model.partition("@")[0]
     how = (
-        f"Make benign fine-tunes with raylens organisms build --model {identity.model} and score them with "
-        "raylens audit calibrate, with the suite and settings of this audit."
+        f"Make benign fine-tunes with raylens organisms build --model {model}, or score some that you know with "
+        "raylens audit calibrate; with the suite and settings of this audit."
     )
     if differing:
         return f"The calibration is of something else and was not used; what differs: {'; '.join(differing)}. {how}"
