@@ -154,7 +154,7 @@ class TestAudit:
         made = done.artefacts
         decision = made.decision.decision
         assert (decision.verdict, decision.p_value, decision.n_benign) == ("inconclusive", None, 0)
-        assert "there are none" in decision.reason  # A2.21
+        assert "is of something else" in decision.reason  # the bundle has scores of another suite (A2.21)
         assert decision.score_method == "abs_diff_topk"
         assert decision.aggregate_score > 0
         assert made.suite_results.suite.n_prompts == 3
