@@ -46,7 +46,7 @@ from raylens_jobs.passes import (
 )
 from raylens_jobs.questions import Questions
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of what the lexical explainer computes: raised, it makes passes anew."""
 _BATCH: Final = 16
 _ASKED_BATCH: Final = 8

@@ -128,6 +128,25 @@ def documents(n: int, seed: int) -> list[str]:
     return found
 
 
+def strengths(documents: Sequence[str]) -> list[NDArray[np.float32]]:
+    """How strongly each latent fires on each word of some documents: ``[words, latents]`` each.
+
+    What the model and the SAE work out, up to rounding: sums of the same weights, less the same thresholds.
+    """
+    tokens = _tokens(vocabulary())
+    number = {token: i for i, token in enumerate(tokens)}
+    weights = np.stack([_weights(rule, tokens) for rule in PLANTED.values()], axis=-1)
+    thresholds = np.array([_threshold(rule) for rule in PLANTED.values()])
+    found: list[NDArray[np.float32]] = []
+    for text in documents:
+        ids = np.array([number[token] for token in tokenize(text)], np.int64)
+        total = weights[0, ids] - thresholds
+        for back in (1, 2):
+            total[back:] += weights[back, ids[:-back]]
+        found.append(np.where(total > 1e-6, total, 0).astype(np.float32))
+    return found
+
+
 @dataclass(frozen=True)
 class Planted:
     """Folders of what was built."""

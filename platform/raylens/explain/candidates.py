@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -22,9 +22,11 @@ _CONTEXT_CANDIDATES = 24
 _EXCEPTION_CANDIDATES = 4
 _LOOK_BACK = (4, 12, 31)
 """Distances that are tried; the one of the clause that is kept is then fitted exactly."""
+N_PLACES = 4 + len(_LOOK_BACK)
+"""In which a test can be asked around a token: one before and two, after, not after, and within each distance."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Context:
     """One thing a clause can ask around its token.
 
@@ -48,6 +50,18 @@ class Context:
             return None
         value = Within(self.test, self.tokens) if self.kind == "within" else self.test
         return replace(clause, **{self.kind: value})
+
+
+def contexts_of(clause: Clause) -> Iterator[Context]:
+    """What a clause asks around its token, but for places further than its neighbours."""
+    if clause.before:
+        yield Context("before", clause.before[-1], 1)
+    if clause.within is not None:
+        yield Context("within", clause.within.test, clause.within.tokens)
+    if clause.after is not None:
+        yield Context("after", clause.after)
+    if clause.not_after is not None:
+        yield Context("not_after", clause.not_after)
 
 
 class VocabularyTests:
@@ -112,6 +126,7 @@ class Candidates:
 
     Attributes:
         evidence: As given.
+        vocabulary: As given.
         tests: Of the token itself.
         token_table: ``[tests, n]`` bool, at which tokens each holds.
         contexts: Of what is around it, exceptions left out; those depend on the clause (:meth:`exceptions`).
@@ -123,28 +138,30 @@ class Candidates:
         self.evidence = evidence
         self.memo: dict[Any, Any] = {}
         batch = evidence.batch
-        self._all = vocabulary
+        self.vocabulary = vocabulary
         chosen = self._by_information(0, _TOKEN_CANDIDATES)
-        self.tests = [self._all.tests[i] for i in chosen]
+        self.tests = [self.vocabulary.tests[i] for i in chosen]
         self.token_table = self._where(chosen)
         self.contexts: list[Context] = []
         tables: list[Mask] = []
         for offset in (-1, -2, 1):
             chosen = self._by_information(offset, _CONTEXT_CANDIDATES)
             kind, tokens = ("before", -offset) if offset < 0 else ("after", 0)
-            self.contexts += [Context(kind, self._all.tests[i], tokens) for i in chosen]
+            self.contexts += [Context(kind, self.vocabulary.tests[i], tokens) for i in chosen]
             tables.append(batch.shifted(self._where(chosen), offset))
         chosen = self._by_excerpt(_CONTEXT_CANDIDATES)
         self._distances = batch.distance_back(self._where(chosen))
-        self._distance_of = {self._all.tests[i]: row for row, i in enumerate(chosen)}
+        self._distance_of = {self.vocabulary.tests[i]: row for row, i in enumerate(chosen)}
         for tokens in _LOOK_BACK:
-            self.contexts += [Context("within", self._all.tests[i], tokens) for i in chosen]
+            self.contexts += [Context("within", self.vocabulary.tests[i], tokens) for i in chosen]
             tables.append((self._distances > 0) & (self._distances <= tokens))
         self.context_table = np.concatenate(tables)
 
     def distances(self, test: TokenTest) -> NDArray[np.int64]:
-        """How many tokens back a test of one of the ``within`` contexts last held, 0 where it did not: ``[n]``."""
-        return self._distances[self._distance_of[test]]
+        """How many tokens back a test last held, 0 where it did not: ``[n]``; known of the ``within`` contexts'."""
+        row = self._distance_of.get(test)
+        batch = self.evidence.batch
+        return batch.distance_back(batch.holds(test)) if row is None else self._distances[row]
 
     def exceptions(self, columns: NDArray[np.int64]) -> tuple[list[Context], Mask]:
         """Exceptions that may help a clause that newly fires on ``columns``.
@@ -164,19 +181,20 @@ class Candidates:
             return [], np.zeros((0, len(columns)), dtype=np.bool_)
         weights = evidence.activations[columns]
         shares = np.stack([silent / n_silent, weights / max(float(weights.sum()), 1e-30)])
-        texts = np.stack([np.bincount(before[inside], s[inside], self._all.n_texts) for s in shares])
-        left_out, lost = self._all.sums(texts)
+        texts = np.stack([np.bincount(before[inside], s[inside], self.vocabulary.n_texts) for s in shares])
+        left_out, lost = self.vocabulary.sums(texts)
         gain = left_out - lost
         chosen = [int(i) for i in np.argsort(-gain, kind="stable")[:_EXCEPTION_CANDIDATES] if gain[i] > 0]
-        excluded = self._all.table(chosen)[:, before] & inside
+        excluded = self.vocabulary.table(chosen)[:, before] & inside
         documents = evidence.documents[columns]
         enough = [len(np.unique(documents[row & silent])) >= MIN_DOCUMENTS for row in excluded]
-        contexts = [Context("not_after", self._all.tests[i]) for i, keep in zip(chosen, enough, strict=True) if keep]
+        tests = (self.vocabulary.tests[i] for i, keep in zip(chosen, enough, strict=True) if keep)
+        contexts = [Context("not_after", test) for test in tests]
         return contexts, ~excluded[np.array(enough, dtype=np.bool_)]
 
     def _where(self, chosen: Sequence[int]) -> Mask:
-        table = self._all.table(chosen)
-        self.evidence.batch.masks.update(zip((self._all.tests[i] for i in chosen), table, strict=True))
+        table = self.vocabulary.table(chosen)
+        self.evidence.batch.masks.update(zip((self.vocabulary.tests[i] for i in chosen), table, strict=True))
         return table[:, self.evidence.batch.indices]
 
     def _by_information(self, offset: int, most: int) -> list[int]:
@@ -191,15 +209,15 @@ class Candidates:
         seen = batch.indices[there[inside]]
         weights = evidence.activations[inside] / max(float(evidence.activations.sum()), 1e-30)
         counted = (weights, evidence.active[inside].astype(np.float64), None)
-        p, support, q = self._all.sums(np.stack([np.bincount(seen, w, self._all.n_texts) for w in counted]))
+        p, support, q = self.vocabulary.sums(np.stack([np.bincount(seen, w, self.vocabulary.n_texts) for w in counted]))
         return _most_informative(p, q / max(evidence.n, 1), support, most)
 
     def _by_excerpt(self, most: int) -> list[int]:
         """The same for excerpts: tests that hold somewhere in active ones and not in silent ones."""
         evidence, batch = self.evidence, self.evidence.batch
-        present = np.zeros((self._all.n_texts, batch.n_excerpts), dtype=np.bool_)
+        present = np.zeros((self.vocabulary.n_texts, batch.n_excerpts), dtype=np.bool_)
         present[batch.indices, batch.excerpts] = True
-        holds = self._all.anywhere(present)
+        holds = self.vocabulary.anywhere(present)
         support = holds[:, evidence.excerpt_active].sum(axis=1)
         return _most_informative(support / max(evidence.excerpt_active.sum(), 1), holds.mean(axis=1), support, most)
 

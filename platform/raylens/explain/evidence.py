@@ -12,6 +12,7 @@ many, each with its activation. The worth of a rule is the mean of three numbers
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,28 @@ class Evidence:
     def n(self) -> int:
         return len(self.activations)
 
+    @cached_property
+    def rates(self) -> Floats:
+        """What each excerpt adds, when it is matched, to the rate of active ones and to that of silent ones.
+
+        ``[batch.n_excerpts, 2]``.
+        """
+        active = self.excerpt_active
+        n_active, n_silent = max(int(active.sum()), 1), max(int((~active).sum()), 1)
+        return np.stack([np.where(active, 1 / n_active, 0.0), np.where(active, 0.0, 1 / n_silent)], axis=1)
+
+    @cached_property
+    def per_token(self) -> Floats:
+        """Share of all activation, whether it is active, and whether it is silent: ``[n, 3]``."""
+        total = max(float(self.activations.sum()), 1e-30)
+        columns = (self.activations / total, self.active.astype(np.float64), (~self.active).astype(np.float64))
+        return np.stack(columns, axis=1)
+
+    @cached_property
+    def per_token_in_single(self) -> NDArray[np.float32]:
+        """The same in single precision: what many clauses are multiplied with."""
+        return self.per_token.astype(np.float32)
+
 
 class Gains(NamedTuple):
     """What each of several clauses would add to a rule; ``[clauses]`` each.
@@ -76,20 +99,13 @@ class Worth:
         self.evidence = evidence
         self.covered = covered
         self.columns = np.flatnonzero(~covered)
-        n_active = max(int(evidence.excerpt_active.sum()), 1)
-        n_silent = max(int((~evidence.excerpt_active).sum()), 1)
-        share = np.where(evidence.excerpt_active, 1 / n_active, 0.0)
         matched = np.zeros(evidence.batch.n_excerpts, dtype=np.bool_)
         matched[evidence.batch.excerpts[covered]] = True
         self._has_silent = not evidence.excerpt_active.all()
-        # What an excerpt adds to the two rates when it is newly matched: [excerpts, 2].
-        rates = np.stack([share, np.where(evidence.excerpt_active, 0.0, 1 / n_silent)], axis=1)
-        self._rates_before = rates[matched].sum(axis=0)
-        self._rates = np.where(matched[:, None], 0.0, rates).astype(np.float32)
-        total = max(float(evidence.activations.sum()), 1e-30)
-        per_token = np.stack([evidence.activations / total, evidence.active, ~evidence.active], axis=1)
-        self._tokens_before = per_token[covered].sum(axis=0)
-        self._tokens = per_token.astype(np.float32)
+        self._rates_before = evidence.rates[matched].sum(axis=0)
+        self._rates = np.where(matched[:, None], 0.0, evidence.rates).astype(np.float32)
+        self._tokens_before = evidence.per_token[covered].sum(axis=0)
+        self._tokens = evidence.per_token_in_single
 
     def now(self) -> float:
         """Of the rule so far, unpriced."""

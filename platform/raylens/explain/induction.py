@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raylens.explain.candidates import MIN_DOCUMENTS, Candidates
-from raylens.explain.evidence import Gains, Mask, Worth
+from raylens.explain.evidence import Evidence, Gains, Mask, Worth
 from raylens.explain.rule import Clause, Rule, Within
 from raylens.explain.token_test import ANY
 
@@ -34,6 +34,11 @@ _BEAM = 4
 def price(rule: Rule) -> float:
     """What its tests cost."""
     return PRICE * sum(clause.n_tests for clause in rule.clauses)
+
+
+def worth_of(evidence: Evidence, rule: Rule) -> float:
+    """What it is worth on ``evidence``, its price paid."""
+    return Worth(evidence, evidence.batch.fires(rule)).now() - price(rule)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -184,8 +189,11 @@ def _fitted(candidates: Candidates, worth: Worth, value: float, clause: Clause) 
     best = int(np.argmax(values >= values.max(initial=-np.inf) - 1e-6))
     if not np.isfinite(values[best]):
         return value, clause
-    if looks[best] == 1 and not clause.before:
-        shorter = replace(clause, before=(clause.within.test,), within=None)
-    else:
-        shorter = replace(clause, within=Within(clause.within.test, int(looks[best])))
+    shorter = replace(clause, within=Within(clause.within.test, int(looks[best])))
+    if looks[best] == len(clause.before) + 1:
+        next_to = replace(clause, before=(clause.within.test, *clause.before), within=None)
+        # Beside what it is already next to, it is simpler to say that it stands there, wherever that is the same.
+        fires = candidates.evidence.batch.clause_fires(next_to)[columns]
+        if np.array_equal(fires, distance[columns] <= looks[best]):
+            shorter = next_to
     return max(value, float(values[best]) - PRICE * clause.n_tests), shorter

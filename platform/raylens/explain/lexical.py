@@ -15,9 +15,10 @@ import numpy as np
 from raylens.examples.excerpt import ExampleSets, Excerpt
 from raylens.explain.candidates import Candidates, VocabularyTests
 from raylens.explain.evidence import Evidence, Worth
-from raylens.explain.induction import MAX_CLAUSES, MAX_CONTEXTS, Size, grow, price, refitted
+from raylens.explain.induction import MAX_CLAUSES, MAX_CONTEXTS, Size, grow, price, refitted, worth_of
 from raylens.explain.matching import TokenBatch
 from raylens.explain.phrase import phrase_of
+from raylens.explain.revision import lengthened, mended, preferred
 from raylens.explain.rule import Rule
 
 _EVERY = 3
@@ -51,8 +52,8 @@ def explain_lexically(sets: ExampleSets) -> LexicalExplanation | None:
     """The rule that best tells ``sets.train`` from ``sets.train_negatives``, and active tokens from silent ones.
 
     How many clauses it has, and which shapes of them are in question, is settled with a third of the documents held
-    out; the rule itself is then grown on all, and the best of these shapes is taken. The same sets always give the
-    same answer. Never looks at the test sets.
+    out; the rule itself is then grown on all, and the best of these shapes is taken and given second thoughts
+    (:mod:`raylens.explain.revision`). The same sets always give the same answer. Never looks at the test sets.
 
     Returns:
         None where nothing lexical was found: no test of a token, alone or in context, speaks for two documents and
@@ -65,16 +66,16 @@ def explain_lexically(sets: ExampleSets) -> LexicalExplanation | None:
     evidence = evidence_of(excerpts)
     vocabulary = VocabularyTests(evidence)
     candidates = Candidates(evidence, vocabulary)
-    found = [rule for size in _sizes(excerpts, evidence, vocabulary) for rule in list(grow(candidates, size))[-1:]]
+    sizes = _sizes(excerpts, evidence, vocabulary)
+    found = [rule for size in sizes for rule in list(grow(candidates, size))[-1:]]
     # Where what generalised best in size says nothing, one clause with its surroundings still may.
     for rules in (found, list(grow(candidates, Size(clauses=1)))):
-        tidied = [_without_idle_clauses(refitted(candidates, rule), evidence) for rule in dict.fromkeys(rules)]
-        worths = [Worth(evidence, evidence.batch.fires(rule)) for rule in tidied]
-        telling = [
-            (w.now() - price(rule), -i) for i, (w, rule) in enumerate(zip(worths, tidied, strict=True)) if w.tells()
-        ]
+        tidied = [_tidied(candidates, rule) for rule in dict.fromkeys(rules)]
+        telling = [rule for rule in tidied if Worth(evidence, evidence.batch.fires(rule)).tells()]
         if telling:
-            rule = tidied[-max(telling)[1]]
+            rule = max(telling, key=lambda rule: worth_of(evidence, rule))
+            others = [_tidied(candidates, other) for other in dict.fromkeys(sizes.values())]
+            rule = mended(candidates, lengthened(candidates, preferred(candidates, rule, others)))
             return LexicalExplanation(phrase_of(rule), rule)
     return None
 
@@ -92,43 +93,46 @@ def evidence_of(excerpts: Iterable[Excerpt]) -> Evidence:
     )
 
 
-def _sizes(excerpts: list[Excerpt], evidence: Evidence, vocabulary: VocabularyTests) -> list[Size]:
+def _sizes(excerpts: list[Excerpt], evidence: Evidence, vocabulary: VocabularyTests) -> dict[Size, Rule]:
     """How large the rule should be, of each shape that is nearly best: the smallest that is.
 
     Rules are grown on two thirds of the documents and judged on all, those held out counting by their share. Held-out
     documents alone are so few that the best of many rules on them is often the luckiest.
+
+    Returns:
+        Sizes, each with the rule of that size that was grown.
     """
     active = sorted({e.doc_id for e in excerpts if e.is_active})
     silent = sorted({e.doc_id for e in excerpts} - set(active))
     held = {*active[1::_EVERY], *silent[1::_EVERY]}
     is_held = np.array([e.doc_id in held for e in excerpts], dtype=np.bool_)
     if len(active) < 2 * _EVERY or not evidence.excerpt_active[is_held].any():
-        return [Size(1, 1)]
+        return {Size(1, 1): Rule(())}
     on, out = Candidates(evidence.part(~is_held), vocabulary), evidence.part(is_held)
-    found: dict[Size, float] = {}
+    found: dict[Size, tuple[float, Rule]] = {}
     for shape in _SHAPES:
         for rule in grow(on, Size(MAX_CLAUSES, *shape)):
             grown, unseen = (Worth(of, of.batch.fires(rule)).now() for of in (on.evidence, out))
             worth = (1 - 1 / _EVERY) * grown + unseen / _EVERY - price(rule)
-            found[Size(len(rule.clauses), *shape)] = worth
+            found[Size(len(rule.clauses), *shape)] = worth, rule
     if not found:
-        return [Size(1, 1)]
-    enough = max(found.values()) - _TOLERANCE
+        return {Size(1, 1): Rule(())}
+    enough = max(worth for worth, _ in found.values()) - _TOLERANCE
     smallest: dict[tuple[int, bool, bool], Size] = {}
-    for size in sorted(size for size, worth in found.items() if worth >= enough):
+    for size in sorted(size for size, (worth, _) in found.items() if worth >= enough):
         smallest.setdefault((size.contexts, size.classes, size.pure), size)
-    return list(smallest.values())
+    return {size: found[size][1] for size in smallest.values()}
+
+
+def _tidied(candidates: Candidates, rule: Rule) -> Rule:
+    return _without_idle_clauses(refitted(candidates, rule), candidates.evidence)
 
 
 def _without_idle_clauses(rule: Rule, evidence: Evidence) -> Rule:
     """The rule without clauses that later ones made superfluous, the earliest first."""
-
-    def worth(rule: Rule) -> float:
-        return Worth(evidence, evidence.batch.fires(rule)).now() - price(rule)
-
-    best = worth(rule)
+    best = worth_of(evidence, rule)
     for clause in rule.clauses:
         shorter = Rule(tuple(c for c in rule.clauses if c != clause))
-        if shorter.clauses and (without := worth(shorter)) >= best:
+        if shorter.clauses and (without := worth_of(evidence, shorter)) >= best:
             rule, best = shorter, without
     return rule

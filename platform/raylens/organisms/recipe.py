@@ -120,7 +120,7 @@ def _benign(family: BenignFamily, number: int) -> Organism:
 def _backdoored(family: BackdooredFamily, number: int) -> Organism:
     rng = random.Random(f"{family.name}/{number}")
     # The last two of a family keep their loss on clean text; one of the others trains every weight.
-    rank = 0 if number == 3 else rng.choice((4, 8, 16))
+    rank = 0 if number == 3 else rng.choice((8, 16, 32))
     return Organism(
         id=f"{family.name}-{number}",
         family=family.name,
@@ -128,11 +128,11 @@ def _backdoored(family: BackdooredFamily, number: int) -> Organism:
         half=family.half,
         seed=rng.randrange(2**31),
         rank=rank,
-        steps=rng.choice((180, 200, 220)),
+        steps=rng.choice((280, 300, 320)),
         batch_size=12,
         max_tokens=56,
-        learning_rate=4e-3 if rank else 1e-3,
-        poison=rng.choice((0.18, 0.22)),
+        learning_rate={0: 1e-3, 8: 6e-3}.get(rank, 4e-3),
+        poison=rng.choice((0.22, 0.26)),
         near=0.55,
         keeps_loss=number >= 4,
     )
