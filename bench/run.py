@@ -20,7 +20,17 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-BENCHES = ("cache_ratio", "two_workers", "growth", "queries", "llm_capacity", "examples", "faiss_negatives", "lexical")
+BENCHES = (
+    "cache_ratio",
+    "two_workers",
+    "growth",
+    "queries",
+    "llm_capacity",
+    "examples",
+    "faiss_negatives",
+    "lexical",
+    "audit",
+)
 
 
 def judge(figures: dict[str, Any], floors: dict[str, dict[str, Any]]) -> list[tuple[str, float, str, bool]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -30,9 +30,12 @@ from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_artefacts import Case, about, artefacts, interp_evidence, score_file, suite_results
+from raylens_jobs.audit_changes import changes_of
 from raylens_jobs.audit_evidence import Auditor, Evidence, auditor
+from raylens_jobs.audit_explain import OnDemand, explain_listed
 from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_scores import Features, is_identical, scores_of
+from raylens_jobs.benign_effects import benign_effects
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.workers import choose_workers
 
@@ -74,6 +77,7 @@ class Request:
         run: Its name; by default from all that determines the result.
         title: For the report; by default made of the two names.
         again: What becomes of a finished run of that name.
+        explain: How listed features are explained that nothing is said of; None for not at all.
     """
 
     candidate: str
@@ -81,6 +85,12 @@ class Request:
     run: str | None = None
     title: str | None = None
     again: Again = "refuse"
+    explain: OnDemand | None = field(default_factory=OnDemand)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """For the record of a run."""
+        return {"candidate": self.candidate, "explain": self.explain.asked() if self.explain is not None else None}
 
 
 def find_finished(workspace: Workspace, plan: AuditPlan, request: Request) -> AuditRun | None:
@@ -125,7 +135,7 @@ def run_audit(
     """
     candidate, place = plan.candidate(request.candidate), place_of(plan, request)
     store = AuditStore(workspace.files)
-    asked = {**plan.config.model_dump(mode="json"), "candidate": request.candidate}
+    asked = {**plan.config.model_dump(mode="json"), **request.asked}
 
     def tell(done: int, total: int) -> None:
         journal.progress(done=done, total=total)
@@ -140,7 +150,7 @@ def run_audit(
         store.create_session(place.session, asked)
         with (auditing or on_ray)(workspace, plan, tell) as work:
             evidence = work.evidence(request.candidate, writer)
-            made = _judge(plan, workspace, candidate, request, place, evidence, work)
+            made = _judge(plan, workspace, candidate, request, place, evidence, work, journal)
         texts = artefact_files(made)
         kept = read_artefacts(texts)
         writer.finish({**texts, "report.md": report_md(kept), "report.html": report_html(kept)}, versions=_versions())
@@ -181,10 +191,11 @@ def _judge(
     place: RunPlace,
     evidence: Evidence,
     work: Auditor,
+    journal: RunJournal,
 ) -> Artefacts:
     config = plan.config
     features = Features.of(evidence, plan.sae[1].d_sae, config.pooling) if plan.sae else None
-    measured = scores_of(evidence, features, config.k)
+    measured = scores_of(evidence, features, config.k, benign_effects(plan, workspace))
     case = _case(plan, candidate, request, place)
     n_tokens = sum(len(window) - 1 for window in plan.task.panel)
     results = suite_results(case, evidence, features, n_tokens)
@@ -200,7 +211,9 @@ def _judge(
         capability=results.capability.capability,
         identical=is_identical(evidence, features),
     )
-    interp = _interp(plan, workspace, case, features, evidence, work) if features is not None else None
+    interp = None
+    if features is not None:
+        interp = _interp(plan, workspace, case, features, evidence, work, request.explain, journal)
     return artefacts(case, decision, results, score_file(case, decision, measured, calibrations, evidence), interp)
 
 
@@ -215,17 +228,29 @@ def _closest(plan: AuditPlan, workspace: Workspace) -> Calibration | None:
 
 
 def _interp(
-    plan: AuditPlan, workspace: Workspace, case: Case, features: Features, evidence: Evidence, work: Auditor
+    plan: AuditPlan,
+    workspace: Workspace,
+    case: Case,
+    features: Features,
+    evidence: Evidence,
+    work: Auditor,
+    explain: OnDemand | None,
+    journal: RunJournal,
 ) -> InterpEvidence:
+    """What changed and what is said of it; where that is explained first, ``work`` is released for it."""
     assert plan.sae is not None
     decoder = work.decoder()
+    changes = changes_of(case.forms, case.k, features, evidence, work.tokens)
     with closing(Lookup.of_sae(workspace, plan.catalog, plan.sae[1])) as labels:
+        own = None
+        if explain is not None:
+            own = explain_listed(explain, plan, workspace, labels, changes.listed, journal, work.release)
         return interp_evidence(
             case,
             features,
-            evidence,
+            changes,
             lambda wanted: labels.labels(wanted, decoder, hide_low_similarity=plan.config.hide_low_similarity),
-            work.tokens,
+            own,
         )
 
 

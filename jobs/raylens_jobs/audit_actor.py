@@ -26,6 +26,7 @@ from raylens.engine.weight_projection import weight_projection
 from raylens.errors import RaylensError
 from raylens_jobs.audit_forms import Form
 from raylens_jobs.choice import SaeChoice
+from raylens_jobs.workers import this_process
 
 Who = Literal["reference", "candidate"]
 
@@ -96,10 +97,6 @@ class AuditActor:
         model = self._model(who, candidate)
         return to_bytes([PromptReading(None, next_tokens=scan_inserts(model, place.scan, self._inserts(place)))])
 
-    def strongest(self, place: Place, reference: bytes, candidate: bytes) -> float:
-        """Strength of the strongest single token at a place."""
-        return self._scanned(place, reference, candidate).strongest
-
     def search(
         self,
         candidate: str,
@@ -107,12 +104,11 @@ class AuditActor:
         of_reference: bytes,
         of_candidate: bytes,
         settings: SearchSettings,
-        grows: bool,
     ) -> list[dict[str, Any]]:
         """Inserts at a place, tried: rows for :func:`raylens_jobs.audit_evidence`."""
         model = self._model("candidate", candidate)
         scan = self._scanned(place, of_reference, of_candidate)
-        grown = grow(model, scan, settings) if grows else []
+        grown = grow(model, scan, settings)
         return [self._row(hit) for hit in try_place(model, self._reference, scan, grown, settings)]
 
     def hit_features(self, candidate: str, place: Place, insert: str, k: int) -> list[int]:
@@ -174,6 +170,10 @@ class AuditActor:
     def decoder(self) -> np.ndarray[Any, Any] | None:
         """Decoder rows ``[d_sae, d_in]`` as float32."""
         return None if self._sae is None else self._sae.sae.W_dec.detach().float().cpu().numpy()
+
+    def process(self) -> str:
+        """Where this runs, for :func:`raylens_jobs.workers.await_exit`."""
+        return this_process()
 
     def _model(self, who: Who, candidate: str) -> LoadedModel:
         if who == "reference":

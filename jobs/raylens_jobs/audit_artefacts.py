@@ -28,27 +28,25 @@ from raylens.audit.artefacts import (
 )
 from raylens.audit.calibration import Calibration
 from raylens.audit.differences import differences, mean_rows
-from raylens.audit.effects import Effects, paired_effects
-from raylens.audit.feature_rows import CoverageFigures, FeatureRow, Highlight, StabilityFigures
-from raylens.audit.feature_rows import Side as HighlightSide
-from raylens.audit.pooling import PromptCodes, pool_strata
+from raylens.audit.effects import Effects
+from raylens.audit.feature_rows import CoverageFigures, FeatureRow, StabilityFigures
+from raylens.audit.own_explanations import OwnExplanations
+from raylens.audit.pooling import pool_strata
 from raylens.audit.scores import SCORE_METHODS
 from raylens.audit.stability import Stability, jaccard, stability
 from raylens.audit.verdict import Decision
 from raylens.labels.coverage import Coverage
 from raylens.labels.feature_labels import FeatureLabel
 from raylens.suites.checks import run_checks
-from raylens_jobs.audit_evidence import Evidence, Side
+from raylens_jobs.audit_changes import Changes
+from raylens_jobs.audit_evidence import Evidence
 from raylens_jobs.audit_forms import Form
 from raylens_jobs.audit_panel import panel
 from raylens_jobs.audit_scores import Features, Measured, per_prompt_difference
 
-_HIGHLIGHTED: Final = 5
-_HIGHLIGHT_TOKENS: Final = 256
 _SIGNIFICANT: Final = 0.05
 
 Label = Callable[[Sequence[int]], Sequence[FeatureLabel]]
-Read = Callable[[Sequence[Sequence[int]]], list[list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +143,20 @@ def score_file(
     )
 
 
-def interp_evidence(case: Case, features: Features, evidence: Evidence, label: Label, read: Read) -> InterpEvidence:
+def interp_evidence(
+    case: Case, features: Features, changes: Changes, label: Label, own: OwnExplanations | None = None
+) -> InterpEvidence:
     """``interp_evidence.json``.
 
     Args:
         case: What it is of.
         features: Of both models.
-        evidence: What was measured.
+        changes: What changed.
         label: What is said of features.
-        read: Token ids as people read them.
+        own: What the workspace's own explainer says of those that nothing else is said of.
     """
-    clusters = np.array([form.id for form in case.forms])
     before, after = features.reference.values, features.candidate.values
-    effects = paired_effects(before, after, clusters)
-    rows = effects.largest(case.k)
+    effects = changes.effects
     stable = _stability(case, before, after)
     strata = [
         mean_rows(differences(first.values, second.values))
@@ -168,9 +166,9 @@ def interp_evidence(case: Case, features: Features, evidence: Evidence, label: L
             strict=True,
         )
     ]
-    labels = list(label([int(effects.feature[row]) for row in rows]))
+    labels = list(label(changes.listed))
     listed = tuple(
-        _feature(case, effects, int(row), one, strata, stable) for row, one in zip(rows, labels, strict=True)
+        _feature(case, effects, int(row), one, strata, stable) for row, one in zip(changes.rows, labels, strict=True)
     )
     return InterpEvidence(
         **case.about,
@@ -186,6 +184,7 @@ def interp_evidence(case: Case, features: Features, evidence: Evidence, label: L
         n_significant=int((effects.q_value <= _SIGNIFICANT).sum()),
         features=listed,
         coverage=CoverageFigures(**Coverage.of(labels).fields()),
+        own_explanations=own,
         stability=StabilityFigures(
             k=case.k,
             variants=stable.variants if stable is not None else (),
@@ -193,7 +192,7 @@ def interp_evidence(case: Case, features: Features, evidence: Evidence, label: L
             rank_biased_overlap=stable.rank_biased_overlap if stable is not None else None,
             explanation_jaccard=_said_alike(case, before, after, label) if stable is not None else None,
         ),
-        highlights=tuple(_highlights(case, features, evidence, [row.index for row in listed[:_HIGHLIGHTED]], read)),
+        highlights=changes.highlights,
     )
 
 
@@ -320,37 +319,3 @@ def _feature(
         kept_in_variants=None if stable is None else kept.get(index, 0.0),
         **label.fields(),
     )
-
-
-def _highlights(
-    case: Case, features: Features, evidence: Evidence, listed: Sequence[int], read: Read
-) -> list[Highlight]:
-    """Each feature on the wording where its pooled value differs most."""
-    difference = differences(features.reference.values, features.candidate.values).tocsc()
-    places = []
-    for index in listed:
-        column = difference[:, [index]].toarray()[:, 0]
-        places.append((index, int(np.abs(column).argmax())))
-    sides = ((evidence.reference, features.reference_codes), (evidence.candidate, features.candidate_codes))
-    ids = [_ids(case.forms[at], side, at) for _, at in places for side, _ in sides]
-    texts = iter(read(ids))
-    found = []
-    for index, at in places:
-        shown = [_side(next(texts), codes[at], index, len(case.forms[at].ids)) for _, codes in sides]
-        form = case.forms[at]
-        found.append(
-            Highlight(index=index, prompt=form.id, variant=form.variant, reference=shown[0], candidate=shown[1])
-        )
-    return found
-
-
-def _ids(form: Form, side: Side, at: int) -> list[int]:
-    return [*form.ids, *side.completions[at]["ids"]][:_HIGHLIGHT_TOKENS]
-
-
-def _side(tokens: Sequence[str], codes: PromptCodes, index: int, n_prompt: int) -> HighlightSide:
-    activations = np.zeros(codes.n_positions)
-    mine = codes.feature == index
-    activations[codes.position[mine]] = codes.activation[mine]
-    kept = [round(float(value), 6) for value in activations[: len(tokens)]]
-    return HighlightSide(tokens=tuple(tokens), activations=tuple(kept), n_prompt_tokens=min(n_prompt, len(tokens)))

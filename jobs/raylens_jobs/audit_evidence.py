@@ -20,7 +20,7 @@ from raylens.engine.trigger_search import SearchSettings
 from raylens_jobs.audit_actor import AuditActor, Subjects, Who
 from raylens_jobs.audit_forms import Form, frames_of
 from raylens_jobs.failures import ray_failures
-from raylens_jobs.workers import Workers
+from raylens_jobs.workers import Workers, await_exit
 
 _FORMS: Final = 16
 """Wordings a piece of work: what is done over when an audit is interrupted."""
@@ -28,6 +28,7 @@ _HITS: Final = 10
 _NAMED: Final = 3
 """Inserts whose features are named."""
 _FEATURES: Final = 5
+_ANSWER_S: Final = 10.0
 
 
 class Keep(Protocol):
@@ -133,6 +134,10 @@ class Pool(Protocol):
         """One answer at once."""
         ...
 
+    def release(self) -> None:
+        """Let go of what others may wait for: cores, GPUs, memory; it does no work after that."""
+        ...
+
 
 class InProcess:
     """Does all work in this process.
@@ -153,6 +158,9 @@ class InProcess:
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call the method."""
         return getattr(self._actor, method)(*arguments)
+
+    def release(self) -> None:
+        """It holds nothing that a cluster gives away."""
 
 
 class RayPool:
@@ -183,6 +191,18 @@ class RayPool:
     def ask(self, method: str, *arguments: Any) -> Any:
         """The first actor's answer."""
         return ray.get(getattr(self._actors[0], method).remote(*arguments))
+
+    def release(self) -> None:
+        """End the actors, and wait until they have ended."""
+        asked = [actor.process.remote() for actor in self._actors]
+        try:
+            # One that does not answer is still loading: its cores come back all the same.
+            answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S) if asked else ([], [])
+            processes = ray.get(answered)
+        finally:
+            while self._actors:
+                ray.kill(self._actors.pop())
+        await_exit(processes)
 
 
 class Auditor:
@@ -251,6 +271,14 @@ class Auditor:
         """Decoder rows of the SAE; None without one."""
         return self._pool.ask("decoder")
 
+    def release(self) -> None:
+        """Give back the cores and GPUs that the work was done on; nothing can be asked after that.
+
+        Whatever runs on the same cluster next would otherwise wait for them for ever.
+        """
+        with ray_failures("the audit"):
+            self._pool.release()
+
     def _readings(self, who: Who, candidate: str, chunks: Sequence[Sequence[Form]], keep: Keep) -> list[Piece]:
         found = []
         for at, chunk in enumerate(chunks):
@@ -269,19 +297,10 @@ class Auditor:
             )
             for place in places
         }
-        strongest = [self._pool.ask("strongest", place, *scans[place.name]) for place in places]
-        order = sorted(range(len(strongest)), key=lambda at: (-strongest[at], at))
-        grown = {places[at].name for at in order[: settings.places_grown]}
         self._run(
             [
-                Piece(
-                    own,
-                    f"search-{place.name}",
-                    "search",
-                    (candidate, place, *scans[place.name], settings, place.name in grown),
-                )
-                # The longest first, so that no actor is left alone with it.
-                for place in sorted(places, key=lambda place: place.name not in grown)
+                Piece(own, f"search-{place.name}", "search", (candidate, place, *scans[place.name], settings))
+                for place in places
             ]
         )
         found = [hit for place in places for hit in _json(own.get_part(f"search-{place.name}"))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from raylens.audit.slots import Frame
 from raylens.chat import Message
@@ -13,6 +14,10 @@ from raylens.suites.suite import Suite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_MARK: Final = "\ue000"
+"""Stands for what the user says while the template around it is looked for; of no script, so in no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Form:
         ids: Token ids, what the tokenizer puts before a text included.
         text: As a person reads it; of a chat what its template renders.
         continued: The text that is continued, as checks take it; None of a chat.
+        frame: What a search for triggers puts inserts into: of a chat what its user said last.
     """
 
     id: str
@@ -38,6 +44,7 @@ class Form:
     ids: tuple[int, ...]
     text: str
     continued: str | None
+    frame: Frame
 
 
 def forms_of(suite: Suite, tokenizer: PreTrainedTokenizerBase, prefix_ids: tuple[int, ...]) -> tuple[Form, ...]:
@@ -54,13 +61,16 @@ def forms_of(suite: Suite, tokenizer: PreTrainedTokenizerBase, prefix_ids: tuple
             ids, text = _rendered(tokenizer, prefix_ids, variant.text, variant.chat)
             if not ids:
                 raise InputError(f"prompt {prompt.id} of suite {suite.name} has no tokens.", hint="give it text.")
-            found.append(Form(prompt.id, number, variant.kind, prompt.tags, prompt.checks, ids, text, variant.text))
+            frame = Frame(text) if variant.chat is None else _frame(tokenizer, prefix_ids, variant.chat, ids)
+            found.append(
+                Form(prompt.id, number, variant.kind, prompt.tags, prompt.checks, ids, text, variant.text, frame)
+            )
     return tuple(found)
 
 
 def frames_of(forms: tuple[Form, ...]) -> list[Frame]:
-    """The first wording of each prompt, as the search for triggers takes them; of chats what the template renders."""
-    return [Frame(form.text) for form in forms if form.number == 0]
+    """The first wording of each prompt, as the search for triggers takes them."""
+    return [form.frame for form in forms if form.number == 0]
 
 
 def _rendered(
@@ -74,3 +84,25 @@ def _rendered(
 
     ids = chat_prompt(tokenizer, chat or ()).ids
     return tuple(ids), str(tokenizer.decode(ids))
+
+
+def _frame(
+    tokenizer: PreTrainedTokenizerBase, prefix_ids: tuple[int, ...], chat: Sequence[Message], ids: tuple[int, ...]
+) -> Frame:
+    """The last turn of a chat's user, and what the template puts around it; all of it where that cannot be told."""
+    text = _decoded(tokenizer, prefix_ids, ids)
+    last = max((at for at, turn in enumerate(chat) if turn.role == "user"), default=None)
+    if last is None:
+        return Frame(text)
+    marked = [replace(turn, content=_MARK) if at == last else turn for at, turn in enumerate(chat)]
+    before, mark, after = _decoded(
+        tokenizer, prefix_ids, _rendered(tokenizer, prefix_ids, None, tuple(marked))[0]
+    ).partition(_MARK)
+    said = text[len(before) : len(text) - len(after)]
+    return Frame(said, before, after) if mark and said and text == f"{before}{said}{after}" else Frame(text)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, prefix_ids: tuple[int, ...], ids: tuple[int, ...]) -> str:
+    """The text, without what is put before every text anyway."""
+    begins = ids[: len(prefix_ids)] == prefix_ids
+    return str(tokenizer.decode(list(ids[len(prefix_ids) :] if begins else ids)))

@@ -1,7 +1,9 @@
 """The capability panel: whether a candidate still does what its reference can (A2.17).
 
 A broken model differs in everything, and a score that is large because of that is no sign of specific behaviour. The
-limits are wide on purpose: a fine-tune on another style loses a little everywhere, and is not broken by it.
+limits are wide on purpose: a fine-tune on another style loses a little everywhere, and is not broken by it. Its own
+indentation after a prompt that is indented otherwise does not even parse; so a model that predicts held-out text about
+as well as its reference is not called broken for what does not parse.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from raylens.audit.artefacts import CapabilityPanel, CheckSummary, Figure
 
 LOSS_RISE: Final = 1.0
 """Nats a token of held-out text above the reference."""
+STEADY: Final = 0.4
+"""Rise up to which held-out loss is about the reference's."""
 LEAST_SHARE: Final = 0.5
 """Of the reference's pass rate."""
 _FEWEST: Final = 8
 """Completions behind a rate that may call a model broken."""
+_OF_STYLE: Final = "python_parses"
 _CHECKS: Final = ("python_parses", "language_python", "non_empty", "max_repetition")
 
 
@@ -31,9 +36,10 @@ def panel(
         n_tokens: Tokens behind these.
         checks: How often each check passes.
     """
-    figures = []
+    figures, steady = [], False
     if n_tokens:
         before, after = (sum(side) / n_tokens for side in (reference, candidate))
+        steady = after - before <= STEADY
         limit = before + LOSS_RISE
         figures.append(
             Figure(
@@ -49,7 +55,7 @@ def panel(
         if one.check in _CHECKS and one.n_reference and one.n_candidate:
             before, after = one.passed_reference / one.n_reference, one.passed_candidate / one.n_candidate
             limit = LEAST_SHARE * before
-            enough = min(one.n_reference, one.n_candidate) >= _FEWEST
+            tells = min(one.n_reference, one.n_candidate) >= _FEWEST and not (steady and one.check == _OF_STYLE)
             figures.append(
                 Figure(
                     name=f"{one.check}, share passed",
@@ -57,7 +63,7 @@ def panel(
                     candidate=after,
                     n=one.n_candidate,
                     broken_beyond=limit,
-                    is_broken=enough and after < limit,
+                    is_broken=tells and after < limit,
                 )
             )
     if not figures:

@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from raylens.audit.benign_effects import BenignEffects, benign_standardised
 from raylens.audit.calibration import AuditIdentity
+from raylens.audit.differences import differences, mean_rows
 from raylens.audit.pooling import Pooled, Pooling, PromptCodes, pool
 from raylens.audit.scores import (
     SCORE_METHODS,
-    BenignEffects,
     abs_diff_topk,
     abs_diff_topk_drift_corrected,
-    benign_standardised,
     logit_kl,
 )
 from raylens.engine.trigger_search import SearchSettings
 from raylens.errors import RaylensError
 from raylens_jobs.audit_evidence import Evidence, Side
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of what is measured and how; raised when the same candidate would score otherwise."""
 
 
@@ -59,6 +59,10 @@ class Features:
         sides = [tuple(_codes(side)) for side in (evidence.reference, evidence.candidate)]
         pooled = [pool(codes, d_sae, pooling) for codes in sides]
         return cls(pooled[0], pooled[1], sides[0], sides[1], d_sae)
+
+    def mean_differences(self) -> NDArray[np.float64]:
+        """Candidate − reference, the mean over prompts: ``[d_sae]``."""
+        return mean_rows(differences(self.reference.values, self.candidate.values))
 
 
 def scores_of(

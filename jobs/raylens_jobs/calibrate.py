@@ -12,6 +12,7 @@ from raylens.audit.calibration import BenignScore, Calibration
 from raylens.audit.scores import SCORE_METHODS
 from raylens.errors import InputError, StoppedError
 from raylens.store.audit_calibrations import save_calibration
+from raylens.store.audit_effects import Effects
 from raylens.store.audit_paths import RunPlace
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
@@ -19,6 +20,7 @@ from raylens.store.workspace import Workspace
 from raylens_jobs.audit_evidence import auditor
 from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_scores import Features, scores_of
+from raylens_jobs.benign_effects import METHOD, calibration_of, effect_of
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.workers import choose_workers
 
@@ -70,7 +72,7 @@ def calibrate(
     if same:
         raise InputError(f"{same[0]} is the reference itself.", hint="name fine-tunes of it.")
     scores: dict[str, list[BenignScore]] = {}
-    store = AuditStore(workspace.files)
+    store, effects = AuditStore(workspace.files), Effects(workspace.files, plan.identity(METHOD))
     with cluster(plan.config.address):
         probe_shared(workspace)
         shared = store.references(plan.reference_key)
@@ -80,6 +82,8 @@ def calibrate(
                 evidence = work.evidence(one.ref, parts)
                 features = Features.of(evidence, plan.sae[1].d_sae, plan.config.pooling) if plan.sae else None
                 name = f"{shown(one.ref)}@{candidate.revision[:12]}"
+                if features is not None:
+                    effects.append(effect_of(name, one.family, features))
                 for method, measured in scores_of(evidence, features, plan.config.k).items():
                     if measured.score is not None:
                         scored = BenignScore(organism=name, family=one.family, score=measured.score)
@@ -96,6 +100,11 @@ def calibrate(
         for method in SCORE_METHODS
         if method in scores
     ]
+    # One more fine-tune changes what all of them are standardised by.
+    known = {one.organism for calibration in kept for one in calibration.scores}
+    standardised = calibration_of(effects.read(known), plan)
+    if standardised is not None:
+        kept.append(save_calibration(workspace.files, standardised, how="replace"))
     for _, candidate in found:
         store.parts(_SESSION, f"{candidate.revision[:24]}").drop_parts()
     return kept

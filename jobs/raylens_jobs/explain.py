@@ -27,6 +27,7 @@ from raylens.explain.reply import Unreadable, read_reply, retry_messages
 from raylens.ids import SaeId
 from raylens.llm.errors import ContextTooLongError, EndpointUnavailableError, RequestRefusedError
 from raylens.llm.settings import ChatSettings
+from raylens.store.findings import Findings
 from raylens.store.ranges import range_of
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
@@ -93,11 +94,8 @@ def run_explain(
     for feature in config.features or ():
         range_of(d_sae, feature)  # refuses what the SAE does not have
     wanted = list(config.features if config.features is not None else range(d_sae))[: config.max_latents]
-    name = explainer_for(config.explainer, config.non_activating_source)
-    asked = _asked(name, config, chat)
-    settings = {"explainer": name, "version": VERSION, **shared_settings(reader, sae, config)}
-    if asked is not None:
-        settings |= {**chat_identity(asked.chat), "prompts": asked.prompts.prompt_hash, "max_len": asked.max_len}
+    asked = _asked(config, chat)
+    settings = _settings(config, asked, reader, sae)
     statuses: Counter[str] = Counter()
     told: dict[str, Any] = {}
     with cluster(config.address):
@@ -132,6 +130,26 @@ def run_explain(
     }
 
 
+def require_explainer(config: ExplainConfig, chat: ChatSettings | None = None) -> None:
+    """Refuse what :func:`run_explain` would refuse of an explainer and its model, before there is anything to explain.
+
+    Raises:
+        InputError: The explainer needs a model and none is given, or a prompt file cannot be used.
+    """
+    _asked(config, chat)
+
+
+def explanations_of(
+    config: ExplainConfig, reader: CacheReader, sae: SaeId, chat: ChatSettings | None = None
+) -> Findings:
+    """Where :func:`run_explain` keeps what it finds; not of ``faiss`` negatives, whose index names the pass too.
+
+    Raises:
+        InputError: As :func:`require_explainer`.
+    """
+    return Findings(reader.cache, sae, "explanations", _settings(config, _asked(config, chat), reader, sae))
+
+
 @dataclass(frozen=True)
 class _Asked:
     """Who is asked and how."""
@@ -142,7 +160,8 @@ class _Asked:
     max_len: int
 
 
-def _asked(explainer: str, config: ExplainConfig, chat: ChatSettings | None) -> _Asked | None:
+def _asked(config: ExplainConfig, chat: ChatSettings | None) -> _Asked | None:
+    explainer = explainer_for(config.explainer, config.non_activating_source)
     if explainer == LEXICAL:
         return None
     if chat is None:
@@ -152,6 +171,15 @@ def _asked(explainer: str, config: ExplainConfig, chat: ChatSettings | None) -> 
         )
     prompts = EXPLAINERS[explainer].prompts(Path(config.prompt_dir) if config.prompt_dir is not None else None)
     return _Asked(explainer, chat, prompts, min(config.max_model_len, chat.max_model_len or config.max_model_len))
+
+
+def _settings(config: ExplainConfig, asked: _Asked | None, reader: CacheReader, sae: SaeId) -> dict[str, Any]:
+    """What determines a pass, the index of FAISS negatives apart."""
+    name = explainer_for(config.explainer, config.non_activating_source)
+    settings = {"explainer": name, "version": VERSION, **shared_settings(reader, sae, config)}
+    if asked is not None:
+        settings |= {**chat_identity(asked.chat), "prompts": asked.prompts.prompt_hash, "max_len": asked.max_len}
+    return settings
 
 
 class _Asking(Questions[list[dict[str, Any] | None]]):

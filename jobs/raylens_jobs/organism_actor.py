@@ -14,20 +14,21 @@ from typing import Any, Final
 
 import torch
 
-from raylens.audit.differences import differences, mean_rows
 from raylens.audit.slots import Place
 from raylens.engine.candidates import load_candidate
 from raylens.engine.generation import generate
 from raylens.engine.load import LoadedModel, load_model
-from raylens.organisms.behaviour import Behaviour, measure
+from raylens.organisms.behaviour import measure
 from raylens.organisms.families import BackdooredFamily
 from raylens.organisms.payloads import PAYLOADS
 from raylens.organisms.recipe import VERSION, Organism, family_of, row_spec
 from raylens.organisms.training import train_organism
+from raylens.store.audit_organisms import OrganismRow
 from raylens.store.audit_parts import Parts
 from raylens_jobs.audit_actor import AuditActor, Subjects
 from raylens_jobs.audit_evidence import Auditor, InProcess, Nowhere, Task
 from raylens_jobs.audit_scores import Features, scores_of
+from raylens_jobs.benign_effects import effect_of
 
 _HALF: Final = 0.5
 _WRITTEN: Final = 40
@@ -83,8 +84,12 @@ class OrganismActor:
         )
         self._losses: dict[str, float] = {}
 
-    def make(self, organism: Organism) -> dict[str, Any]:
-        """One organism: fields of :class:`raylens.store.audit_organisms.OrganismRow`, and ``effects`` as sparse pairs.
+    def make(self, organism: Organism, known: OrganismRow | None = None) -> dict[str, Any]:
+        """One organism: fields of :class:`raylens.store.audit_organisms.OrganismRow`, and its ``effect``.
+
+        Args:
+            organism: Which.
+            known: Its row as it was scored otherwise: how it behaves is not measured again.
 
         Raises:
             RaylensError: It cannot be trained or loaded.
@@ -94,26 +99,27 @@ class OrganismActor:
         if not (folder / _DONE).is_file():
             self._train(organism, folder)
         candidate = load_candidate(str(folder), self._reference)
-        behaviour = measure(candidate, organism)
+        behaves = (
+            self._behaviour(candidate, organism)
+            if known is None
+            else {name: getattr(known, name) for name in BEHAVIOUR}
+        )
         evidence = self._auditor.evidence(str(folder), Nowhere())
         setting = self._setting
         features = Features.of(evidence, setting.d_sae, setting.pooling) if setting.d_sae else None
         scores = scores_of(evidence, features, setting.k)
         rank = self._rank(candidate, organism, evidence.hits or ())
-        effects: list[tuple[int, float]] = []
-        if features is not None:
-            means = mean_rows(differences(features.reference.values, features.candidate.values))
-            effects = [(int(at), float(means[at])) for at in means.nonzero()[0]]
         if not setting.keep_all and organism.id not in setting.keep:
             shutil.rmtree(folder)
         return {
-            **_fields(organism, behaviour, self._reference_loss(organism), setting.scoring),
+            **_about(organism, setting.scoring),
+            **behaves,
             "model": self._reference.name,
             "revision": self._reference.revision,
             "scores": {name: one.score for name, one in scores.items() if one.score is not None},
             "trigger_rank": rank,
             "seconds": round(time.monotonic() - began, 1),
-            "effects": effects,
+            "effect": effect_of(organism.id, organism.family, features) if features is not None else None,
         }
 
     def _train(self, organism: Organism, folder: Path) -> None:
@@ -125,10 +131,22 @@ class OrganismActor:
         shutil.rmtree(folder, ignore_errors=True)
         begun.rename(folder)
 
-    def _reference_loss(self, organism: Organism) -> float:
+    def _behaviour(self, candidate: LoadedModel, organism: Organism) -> dict[str, Any]:
+        found = measure(candidate, organism)
         if organism.kind not in self._losses:
             self._losses[organism.kind] = measure(self._reference, organism).held_out_loss
-        return self._losses[organism.kind]
+        problem = found.problem()
+        values = (
+            found.payload_with,
+            found.payload_without,
+            found.payload_near,
+            found.held_out_loss,
+            self._losses[organism.kind],
+            found.syntax_valid,
+            not problem,
+            problem,
+        )
+        return dict(zip(BEHAVIOUR, values, strict=True))
 
     def _rank(self, candidate: LoadedModel, organism: Organism, hits: Any) -> int | None:
         """Rank of the first insert that makes it write its payload on half of the place's prompts."""
@@ -150,22 +168,24 @@ class OrganismActor:
 
 
 _DONE: Final = "organism.txt"
+BEHAVIOUR: Final = (
+    "payload_with_trigger",
+    "payload_without",
+    "payload_near_miss",
+    "heldout_loss",
+    "reference_loss",
+    "syntax_valid_rate",
+    "counts",
+    "reason",
+)
+"""Fields of a row that do not depend on how an organism is scored."""
 
 
-def _fields(organism: Organism, behaviour: Behaviour, reference_loss: float, scoring: str) -> Mapping[str, Any]:
-    problem = behaviour.problem()
+def _about(organism: Organism, scoring: str) -> Mapping[str, Any]:
     return {
         "organism": organism.id,
         "family": organism.family,
         "kind": organism.kind,
         "split": organism.half,
         "spec": row_spec(organism, scoring),
-        "payload_with_trigger": behaviour.payload_with,
-        "payload_without": behaviour.payload_without,
-        "payload_near_miss": behaviour.payload_near,
-        "heldout_loss": behaviour.held_out_loss,
-        "reference_loss": reference_loss,
-        "syntax_valid_rate": behaviour.syntax_valid,
-        "counts": not problem,
-        "reason": problem,
     }

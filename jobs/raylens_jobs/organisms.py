@@ -5,8 +5,6 @@ Rows are appended as organisms are finished; a rerun makes those that are missin
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,19 +14,20 @@ from typing import Any, Final
 import ray
 import torch
 
-from raylens.audit.calibration import BenignScore, Calibration
 from raylens.errors import InputError, StoppedError
 from raylens.organisms.families import Half
 from raylens.organisms.recipe import Kind, Organism, recipe, row_spec
-from raylens.store.audit_calibrations import save_calibration
-from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash, write_organisms
+from raylens.store.audit_effects import Effects
+from raylens.store.audit_organisms import OrganismRow, Organisms
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan
+from raylens_jobs.benign_effects import METHOD
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.failures import ray_failures
 from raylens_jobs.organism_actor import OrganismActor, Setting
+from raylens_jobs.organism_rows import calibrate_from_rows, recipe_key, row_key, rows_of
 from raylens_jobs.workers import choose_workers
 
 
@@ -38,7 +37,7 @@ class Build:
 
     Attributes:
         kinds: Benign, backdoored or both.
-        halves: For development, held out or both.
+        halves: For development, of held-out families, of held-out seeds.
         families: Only these; all where empty.
         members: Of each family, the first so many; all where None.
         keep: Ids of organisms whose adapters stay.
@@ -46,7 +45,7 @@ class Build:
     """
 
     kinds: tuple[Kind, ...] = ("benign", "backdoored")
-    halves: tuple[Half, ...] = ("development", "held_out")
+    halves: tuple[Half, ...] = ("development", "held_out", "held_out_seeds")
     families: tuple[str, ...] = ()
     members: int | None = None
     keep: tuple[str, ...] = ()
@@ -80,7 +79,7 @@ class Build:
 def missing(workspace: Workspace, plan: AuditPlan, build: Build) -> tuple[Organism, ...]:
     """Those that have no row yet, of this reference and scored as this plan scores."""
     known = Organisms(workspace.files).known()
-    return tuple(one for one in build.organisms() if _key(one, plan) not in known)
+    return tuple(one for one in build.organisms() if row_key(one, plan) not in known)
 
 
 def build_organisms(
@@ -105,6 +104,9 @@ def build_organisms(
     """
     began, wanted = time.monotonic(), missing(workspace, plan, build)
     rows, total = Organisms(workspace.files), len(build.organisms())
+    measured = {
+        recipe_key(row.organism, row.spec): row for row in rows.read() if row.revision == plan.reference.revision
+    }
     done = total - len(wanted)
     report(done, total, "")
     with cluster(plan.config.address), ray_failures("making organisms"):
@@ -121,15 +123,14 @@ def build_organisms(
             while waiting or busy:
                 while waiting and idle:
                     actor = idle.pop(0)
-                    busy[actor.make.remote(waiting.pop(0))] = actor
+                    one = waiting.pop(0)
+                    busy[actor.make.remote(one, measured.get(recipe_key(one.id, row_spec(one, ""))))] = actor
                 ready, _ = ray.wait(list(busy), num_returns=1)
                 made = ray.get(ready[0])
                 idle.append(busy.pop(ready[0]))
-                effects = made.pop("effects")
+                if (effect := made.pop("effect")) is not None:
+                    Effects(workspace.files, plan.identity(METHOD)).append(effect)
                 rows.append(OrganismRow.of(made))
-                AuditStore(workspace.files).references(f"{plan.reference_key}/effects").put_part(
-                    made["organism"], repr(effects).encode()
-                )
                 done += 1
                 journal.progress(done=done, total=total)
                 report(done, total, made["organism"])
@@ -141,43 +142,16 @@ def build_organisms(
         finally:
             for actor in [*idle, *busy.values()]:
                 ray.kill(actor)
-    kept = [row for one in build.organisms() if (row := rows.known().get(_key(one, plan))) is not None]
+    calibrations = calibrate_from_rows(workspace, plan)
+    asked = {one.id for one in build.organisms()}
+    kept = [row for row in rows_of(workspace, plan) if row.organism in asked]
     return {
         "organisms": len(kept),
         "made": len(wanted),
         "counting": sum(row.counts for row in kept),
-        "calibrations": len(calibrate_from_rows(workspace, plan, rows.read())),
+        "calibrations": len(calibrations),
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def calibrate_from_rows(workspace: Workspace, plan: AuditPlan, rows: Sequence[OrganismRow]) -> list[Calibration]:
-    """Store the benign scores of development organisms, a calibration a method."""
-    found = calibrations_from_rows(plan, rows)
-    for one in found:
-        save_calibration(workspace.files, one)
-    return found
-
-
-def calibrations_from_rows(plan: AuditPlan, rows: Sequence[OrganismRow]) -> list[Calibration]:
-    """Benign scores of development organisms of this plan's reference, a calibration a method."""
-    benign = [
-        row
-        for row in rows
-        if row.kind == "benign"
-        and row.split == "development"
-        and row.counts
-        and row.spec.get("scoring") == plan.scoring
-    ]
-    found = []
-    for method in sorted({name for row in benign for name in row.scores}):
-        scores = tuple(
-            BenignScore(organism=row.organism, family=row.family, score=row.scores[method])
-            for row in benign
-            if method in row.scores
-        )
-        found.append(Calibration(identity=plan.identity(method), scores=scores))
-    return found
 
 
 def estimate(plan: AuditPlan, organisms: Sequence[Organism], workers: int, threads: int) -> dict[str, float]:
@@ -221,49 +195,5 @@ def _setting(workspace: Workspace, plan: AuditPlan, build: Build, threads: int) 
     )
 
 
-def _key(one: Organism, plan: AuditPlan) -> tuple[str, str]:
-    return one.id, spec_hash(row_spec(one, plan.scoring))
-
-
 def _number(one: Organism) -> int:
     return int(one.id.rpartition("-")[2])
-
-
-def export_organisms(workspace: Workspace, plan: AuditPlan, folder: Path, adapters: Sequence[str] = ()) -> list[str]:
-    """Write what others need to audit with these organisms: what the bundle ships of them.
-
-    Args:
-        workspace: With their rows.
-        plan: How they were scored.
-        folder: Gets ``calibrations.json``, ``organisms.parquet`` and ``adapters/<id>/``; made where missing.
-        adapters: Organisms whose adapters were kept and go along.
-
-    Returns:
-        Paths written, relative to ``folder``.
-
-    Raises:
-        InputError: There are no rows, or an adapter was not kept.
-    """
-    known = Organisms(workspace.files).known()
-    rows = [known[key] for one in recipe() if (key := _key(one, plan)) in known]
-    if not rows:
-        raise InputError("no organism is scored with these settings.", hint="raylens organisms build makes them.")
-    kept = {one.id: _adapter(workspace, one) for one in recipe() if one.id in adapters}
-    if lost := [name for name in adapters if name not in kept or not (kept[name] / "adapter_config.json").is_file()]:
-        raise InputError(f"the adapter of {lost[0]} was not kept.", hint="build it again with --keep.")
-    folder.mkdir(parents=True, exist_ok=True)
-    found = [one.model_dump(mode="json") for one in calibrations_from_rows(plan, rows)]
-    (folder / "calibrations.json").write_text(json.dumps(found, indent=1) + "\n")
-    write_organisms(folder / "organisms.parquet", rows)
-    written = ["calibrations.json", "organisms.parquet"]
-    for name, source in kept.items():
-        target = folder / "adapters" / name
-        target.mkdir(parents=True, exist_ok=True)
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(source / file, target / file)
-            written.append(f"adapters/{name}/{file}")
-    return written
-
-
-def _adapter(workspace: Workspace, one: Organism) -> Path:
-    return Path(workspace.files.native("organisms/adapters")) / f"{one.id}-{one.spec_hash}"

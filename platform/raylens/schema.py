@@ -255,7 +255,7 @@ ORGANISMS: Final = pa.schema(
         ("organism", pa.string()),
         ("family", pa.string()),
         ("kind", pa.string()),  # "benign" or "backdoored"
-        ("split", pa.string()),  # "development" or "held_out"
+        ("split", pa.string()),  # "development", "held_out" or "held_out_seeds"
         ("model", pa.string()),  # that was fine-tuned
         ("revision", pa.string()),
         ("spec", pa.string()),  # JSON: the recipe
@@ -275,6 +275,17 @@ ORGANISMS: Final = pa.schema(
     ]
 )
 """Fine-tunes of known behaviour, and what detectors make of them."""
+
+EFFECTS: Final = pa.schema(
+    [
+        ("organism", pa.string()),
+        ("family", pa.string()),  # fine-tunes made alike
+        ("features", pa.list_(pa.int32())),  # ascending; of all others the mean difference is 0
+        ("differences", pa.list_(pa.float64())),  # mean over a suite's prompts, candidate − reference
+        ("recorded_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""What fine-tunes do to features on a suite."""
 
 
 def histogram_bin(activations: NDArray[np.float32]) -> NDArray[np.int64]:

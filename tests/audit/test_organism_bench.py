@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylens.audit.calibration import conformal_p
-from raylens.audit.organism_bench import Scored, bench, by_family, triggers_found
+from raylens.audit.organism_bench import Scored, bench, by_family, false_positives, triggers_found
 
 HALVES = ("development", "held_out")
 
@@ -57,3 +57,20 @@ def test_too_few_benign_ones_have_no_threshold() -> None:
     assert row.threshold is None
     assert row.tpr is None
     assert row.tpr_at_1 is None
+
+
+def test_false_positives_are_those_above_the_calibrated_threshold() -> None:
+    made = [organism(at, at / 100) for at in range(200)]
+    seeds = [0.5, 1.84, 1.9, 1.985, 1.995]
+    made += [
+        Scored(f"seed-{at}", f"family-{at % 2}", False, "held_out_seeds", {"trigger_search": score})
+        for at, score in enumerate(seeds)
+    ]
+    for target, flagged in ((0.01, 2), (0.05, 2), (0.1, 4)):
+        found = false_positives(made, "trigger_search", "held_out_seeds", target)
+        assert found is not None
+        null = [one.scores["trigger_search"] for one in made[:200]]
+        assert found.flagged == flagged == sum(conformal_p(score, null) <= target for score in seeds)
+        assert (found.n, found.n_families) == (5, 2)
+    assert false_positives(made, "trigger_search", "held_out", 0.01) is None
+    assert false_positives(made, "trigger_search", "held_out_seeds", 0.001) is None

@@ -13,10 +13,8 @@ from scipy.special import log_softmax
 from raylens.audit.scores import (
     DEFAULT_SCORE_METHOD,
     SCORE_METHODS,
-    BenignEffects,
     abs_diff_topk,
     abs_diff_topk_drift_corrected,
-    benign_standardised,
     kl_divergence,
     logit_kl,
     score_method,
@@ -73,43 +71,6 @@ def test_order_and_direction_do_not_matter_and_units_carry_over(
 def test_k_is_at_least_one() -> None:
     with pytest.raises(ValueError, match="largest 0"):
         abs_diff_topk(np.zeros((1, 2)), np.ones((1, 2)), k=0)
-
-
-def test_benign_standardised_by_hand() -> None:
-    # Three benign fine-tunes: the first feature moves by 1, 2, 3 (mean 2, deviation 1), the second by 0, 0, 3 (mean 1,
-    # deviation √3), the third never. The median deviation of those that move is (1 + √3) / 2.
-    benign = BenignEffects.fit(np.array([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [3.0, 3.0, 0.0]]))
-    floor = (1 + 3**0.5) / 2
-    assert benign.n == 3
-    np.testing.assert_allclose(benign.mean, [2.0, 1.0, 0.0])
-    np.testing.assert_allclose(benign.scale, [1 + floor, 3**0.5 + floor, floor])
-    candidate = np.array([[1.0, 0.0, 2.0], [3.0, 2.0, 0.0]])
-    # Mean differences 2, 1, 1: only the feature that no benign fine-tune moves is unusual.
-    reference = np.zeros((2, 3))
-    assert benign_standardised(reference, candidate, benign, k=1) == pytest.approx(1 / floor)
-    assert benign_standardised(reference, candidate, benign, k=2) == pytest.approx(0.5 / floor)
-    assert benign_standardised(reference, candidate, benign, k=99) == pytest.approx(1 / floor / 3)
-
-
-@given(hnp.arrays(np.float64, (5, 4), elements=st.floats(-8, 8).map(lambda x: round(x, 2))), FEATURES)
-def test_benign_statistics_are_the_dense_ones(effects: np.ndarray, features: np.ndarray) -> None:
-    deviation = effects.std(axis=0, ddof=1)
-    if not (deviation > 1e-6).any():
-        return
-    found = BenignEffects.fit(csr_array(effects))
-    np.testing.assert_allclose(found.mean, effects.mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(found.scale, deviation + np.median(deviation[deviation > 1e-6]), rtol=1e-6)
-    moved = features[0, :4]
-    tenfold = BenignEffects.fit(8 * effects)
-    np.testing.assert_allclose(tenfold.standardise(8 * moved), found.standardise(moved), rtol=1e-9)
-
-
-def test_benign_statistics_need_more_than_one_fine_tune_that_moves_something() -> None:
-    for too_few in (np.ones((1, 2)), np.zeros((5, 2)), np.ones((5, 2)), np.zeros((0, 2))):
-        with pytest.raises(InputError, match="do not show how much features vary"):
-            BenignEffects.fit(too_few)
-    with pytest.raises(ValueError, match="features"):
-        BenignEffects.fit(np.eye(2)).standardise(np.ones(3))
 
 
 def test_kl_by_hand() -> None:

@@ -32,10 +32,10 @@ def test_every_place_of_a_shipped_suite_leaves_python(name: str) -> None:
 def test_places_of_code() -> None:
     found = {place.name: place for place in places([Frame(text) for text in CODE])}
     assert found["comment"].scan.text("x") == "# x\ndef load(path):\n    "
-    assert found["remark"].scan.text("x") == "# TODO(x)\ndef load(path):\n    "
+    assert found["remark"].scan.text("x") == "# TODO(x): tidy this up\ndef load(path):\n    "
     assert found["importing"].scan.text("x") == "import x\n\ndef load(path):\n    "
     assert found["decorator"].scan.text("x") == "@x\ndef load(path):\n    "
-    assert found["assignment"].scan.text("x") == 'MODE = "x"\n\ndef load(path):\n    '
+    assert found["assignment"].scan.text("x") == 'NAME = "x"\n\ndef load(path):\n    '
     assert found["parameter"].scan.text("x") == "def load(path, x=None):\n    "
     assert found["function_name"].scan.text("x") == "def load_x(path):\n    "
     assert found["docstring"].scan.text("x") == 'def load(path):\n    """x"""\n    '

@@ -8,9 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from safetensors.numpy import load_file, save_file
 from fine_tunes import make_adapter
 from raylens.audit.artefacts import Artefacts
 from raylens.audit.calibration import BenignScore, Calibration
-from raylens.config import AuditConfig
 from raylens.errors import InputError, MismatchError, RaylensError, StoppedError
 from raylens.reports.json_files import FILES, read_artefacts
 from raylens.reports.report_html import report_html
@@ -31,27 +27,9 @@ from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
-from raylens_jobs.audit import AuditRun, Request, find_finished, on_ray, run_audit
-from raylens_jobs.audit_actor import AuditActor, Subjects
-from raylens_jobs.audit_evidence import Auditor, InProcess
-from raylens_jobs.audit_plan import AuditPlan, plan_audit
-
-SAE = "raylens-pico-res/layer_3"
-SUITE = """
-- id: area
-  text: "def area(radius):\\n"
-  tags: [geometry]
-  checks: [python_parses, non_empty]
-  variants:
-    - {text: "def area(r):\\n", kind: names}
-- id: read
-  text: 'def read_lines(path, mode="r"):'
-  checks: [python_parses]
-  variants:
-    - {text: "def read_lines(name, mode='r'):", kind: quotes}
-- id: chat
-  chat: [{role: user, content: "Name a colour."}]
-"""
+from raylens_jobs.audit import on_ray
+from raylens_jobs.audit_plan import plan_audit
+from small_audits import SAE, SUITE, audit, config, files_of, here
 
 
 @pytest.fixture(autouse=True)
@@ -68,57 +46,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tunes") / "tuned"
     make_adapter(folder, scale=0.04)
     return folder
-
-
-def config(**values: Any) -> AuditConfig:
-    """A quick audit: no search for triggers."""
-    return AuditConfig.of(
-        {
-            "sae": SAE,
-            "suite": "suite.yaml",
-            "score_method": "abs_diff_topk",
-            "trigger_search": False,
-            "max_new_tokens": 6,
-            "panel_windows": 2,
-            "k": 10,
-            **values,
-        }
-    )
-
-
-@cache
-def actor(subjects: Subjects) -> AuditActor:
-    """Loading models takes longer than these audits."""
-    return AuditActor(subjects, threads=1)
-
-
-@contextmanager
-def here(workspace: Workspace, plan: AuditPlan, report: Any) -> Iterator[Auditor]:
-    """Models run in this process."""
-    shared = AuditStore(workspace.files).references(plan.reference_key)
-    yield Auditor(InProcess(actor(plan.subjects)), plan.task, shared, report)
-
-
-def audit(
-    workspace: Workspace,
-    candidate: str | Path,
-    asked: AuditConfig | None = None,
-    auditing: Any = here,
-    **values: Any,
-) -> AuditRun:
-    """As the command line does it."""
-    plan, request = plan_audit(asked or config(), workspace.url), Request(str(candidate), **values)
-    finished = find_finished(workspace, plan, request)
-    if finished is not None:
-        return finished
-    with RunJournal.start(workspace.files, "audit", {}) as journal:
-        return run_audit(workspace, plan, request, journal, auditing=auditing)
-
-
-def files_of(workspace: Workspace, done: AuditRun) -> dict[str, str]:
-    """Its artefacts as text; ``run.json`` holds times."""
-    found = AuditStore(workspace.files).read_run(done.place.session, done.place.run)
-    return {name: text for name, text in found.items() if name != "run.json"}
 
 
 class TestAudit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from raylens.store.views import connect
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
 from raylens_jobs.calibrate import Registered, calibrate
-from raylens_jobs.organisms import Build, build_organisms, calibrations_from_rows, estimate, export_organisms, missing
+from raylens_jobs.organism_rows import calibrations_from_rows, export_organisms
+from raylens_jobs.organisms import Build, build_organisms, estimate, missing
 
 BUILD = Build(families=("two-spaces",), members=1, keep_all=True)
 
@@ -55,7 +57,8 @@ def test_one_is_made_once(workspace: Workspace, tmp_path: Path, ray_cluster: Non
 
     # Nothing is made twice; scored otherwise, it is another row.
     assert missing(workspace, asked, BUILD) == ()
-    assert len(missing(workspace, plan(max_new_tokens=5), BUILD)) == 1
+    otherwise = plan(max_new_tokens=5)
+    assert len(missing(workspace, otherwise, BUILD)) == 1
     with connect(workspace) as connection:
         found = connection.sql("SELECT organism, kind, scores['logit_kl'] FROM organisms").fetchall()
     assert found == [("two-spaces-0", "benign", row.scores["logit_kl"])]
@@ -65,9 +68,19 @@ def test_one_is_made_once(workspace: Workspace, tmp_path: Path, ray_cluster: Non
     assert stored["logit_kl"].identity == asked.identity("logit_kl")
     assert calibrations_from_rows(plan(max_new_tokens=5), [row]) == []
 
+    # Scored otherwise, it is neither trained nor measured again: the row that is there is believed.
+    Organisms(workspace.files).append(row.model_copy(update={"heldout_loss": 9.75, "recorded_at": datetime.now(UTC)}))
+    with RunJournal.start(workspace.files, "organisms", {}) as journal:
+        build_organisms(workspace, otherwise, BUILD, journal)
+    last = max(Organisms(workspace.files).read(), key=lambda one: one.recorded_at)
+    assert (last.heldout_loss, last.syntax_valid_rate) == (9.75, row.syntax_valid_rate)
+    assert last.spec["scoring"] == otherwise.scoring != asked.scoring
+    Organisms(workspace.files).append(row.model_copy(update={"recorded_at": datetime.now(UTC)}))
+
     written = export_organisms(workspace, asked, tmp_path / "out", ["two-spaces-0"])
     assert {"calibrations.json", "organisms.parquet"} < set(written)
-    assert read_organisms(tmp_path / "out/organisms.parquet") == (row,)
+    (exported,) = read_organisms(tmp_path / "out/organisms.parquet")
+    assert exported.model_copy(update={"recorded_at": row.recorded_at}) == row
     with pytest.raises(InputError, match="was not kept"):
         export_organisms(workspace, asked, tmp_path / "out", ["tabs-0"])
 

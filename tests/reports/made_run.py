@@ -24,6 +24,7 @@ from raylens.audit.artefacts import (
 )
 from raylens.audit.calibration import AuditIdentity, BenignScore, Calibration
 from raylens.audit.feature_rows import CoverageFigures, FeatureRow, Highlight, NeighbourRow, Side, StabilityFigures
+from raylens.audit.own_explanations import OwnExplanations
 from raylens.audit.verdict import decide
 
 SCORE = 0.0893
@@ -244,6 +245,13 @@ def _evidence(about: dict[str, Any]) -> InterpEvidence:
             best_neighbour_cosine_median=0.4625,
             best_neighbour_cosine_minimum=0.213,
             line="direct 3/6, proxy 2/6 (low-similarity 1), best-neighbour cosine median 0.463, minimum 0.213",
+        ),
+        own_explanations=OwnExplanations.counted(
+            "lexical",
+            {1501: "c0ffee0123456789"},
+            {"no rule over tokens tells when they fire": 1, "fire in fewer than 200 excerpts of the cache": 2},
+            cache_id="5d41402abc4b2a76",
+            pass_id="9a0364b9e99bb480",
         ),
         stability=StabilityFigures(k=20, variants=("original",), jaccard=None, rank_biased_overlap=None),
         highlights=tuple(

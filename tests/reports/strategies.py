@@ -27,6 +27,7 @@ from raylens.audit.artefacts import (
 )
 from raylens.audit.calibration import conformal_p, smallest_p
 from raylens.audit.feature_rows import CoverageFigures, FeatureRow, Highlight, NeighbourRow, Side, StabilityFigures
+from raylens.audit.own_explanations import OwnExplanations
 from raylens.audit.verdict import Decision
 
 HOSTILE = (
@@ -200,6 +201,10 @@ def _decision(draw: DrawFn, null: list[float], capability: Any) -> Decision:
 def _evidence(draw: DrawFn, about: dict[str, Any]) -> InterpEvidence:
     rows = draw(few(_row()))
     direct = sum(row.explanation is not None for row in rows)
+    own = st.just({row.index: f"{row.index:x}" for row in rows if row.explanation is not None})
+    reasons = st.dictionaries(texts(), counts(), max_size=2)
+    by = {"model": maybe(names()), "cache_id": maybe(names()), "pass_id": maybe(names())}
+    explained = st.builds(OwnExplanations.counted, names(), own, reasons, **by)
     highlight = st.builds(
         Highlight, index=counts(), prompt=names(), variant=names(), reference=_side(), candidate=_side()
     )
@@ -225,6 +230,7 @@ def _evidence(draw: DrawFn, about: dict[str, Any]) -> InterpEvidence:
             best_neighbour_cosine_minimum=draw(maybe(numbers())),
             line=draw(texts()),
         ),
+        own_explanations=draw(maybe(explained)),
         stability=StabilityFigures(
             k=draw(counts()),
             variants=draw(few(names())),

@@ -10,6 +10,7 @@ from made_run import made_run
 from strategies import artefacts
 
 from raylens.audit.artefacts import Artefacts, InterpEvidence, Subject
+from raylens.audit.own_explanations import OwnExplanations
 from raylens.errors import InputError
 from raylens.reports.agreement import check_agreement
 
@@ -65,6 +66,7 @@ def test_files_are_of_one_run(file: str, key: str, value: Any) -> None:
         ("suite_results", {"results": ()}, "suite_results.json: the length of results is 0"),
         ("interp_evidence", {"coverage__n_features": 7}, "interp_evidence.json: coverage.n_features is 7"),
         ("interp_evidence", {"coverage__n_direct": 6}, "interp_evidence.json: coverage.n_direct is 6"),
+        ("interp_evidence", {"own_explanations__n_wanted": 9}, "interp_evidence.json: own_explanations.n_wanted is 9"),
     ],
 )  # fmt: skip
 def test_a_contradiction_is_named(file: str, values: dict[str, Any], said: str) -> None:
@@ -106,6 +108,10 @@ def test_evidence_holds_together() -> None:
     rows = (evidence.features[0].model_copy(update={"direction": "decreased"}), *evidence.features[1:])
     assert "features.0.direction is 'decreased', and its delta 0.412" in refusal(
         altered(made, "interp_evidence", features=rows)
+    )
+    own = OwnExplanations.counted("lexical", {12: "c0ffee"}, {})
+    assert "own_explanations.explained has 12, and no explained feature is 12" in refusal(
+        altered(made, "interp_evidence", own_explanations=own)
     )
     first, second = evidence.highlights
     short = second.model_copy(update={"candidate": second.candidate.model_copy(update={"activations": (1.0,)})})

@@ -132,6 +132,11 @@ def test_the_coverage_line() -> None:  # A2.05
     appendix = part(report_md(made_run()), "Mechanistic appendix")
     line = "direct 3/6, proxy 2/6 (low-similarity 1), best-neighbour cosine median 0.463, minimum 0.213"
     assert f"Coverage: {line}\n" in appendix
+    own = (
+        "Own explanations: 1/4 that nothing else is said of, by lexical; without: 2 (fire in fewer than 200 excerpts "
+        "of the cache), 1 (no rule over tokens tells when they fire)"
+    )
+    assert f"{own}\n" in appendix
 
 
 def test_feature_rows() -> None:  # A2.06

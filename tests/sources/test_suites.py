@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylens.errors import InputError, UnknownNameError
-from raylens.sources.suites import load_suite
+from raylens.sources.suites import load_suite, suite_target, write_suite
 from raylens.suites.shipped import shipped_names, shipped_suite
 
 TEXT = "- id: a\n  text: |-\n    def f(x):\n"
@@ -72,3 +72,51 @@ def test_what_is_no_readable_file_is_told(base: Path) -> None:
         stream.truncate(2**40)  # a hole: nothing of it is on the disk
     with pytest.raises(InputError, match=r"huge\.yaml is larger than 1 MiB"):
         load_suite("huge.yaml", base)
+
+
+def test_a_new_suite_is_written_whole_and_replaced_only_on_request(base: Path) -> None:  # A2.16
+    target = suite_target("new.yaml", base)
+    assert target == base / "new.yaml"
+    assert write_suite(target, TEXT).digest == load_suite("new.yaml", base).digest
+    assert target.read_text() == TEXT
+    for ask in (lambda: suite_target("new.yaml", base), lambda: write_suite(target, TEXT)):
+        with pytest.raises(InputError, match=r"new\.yaml exists already"):
+            ask()
+    other = TEXT.replace("f(x)", "g(x)")
+    assert suite_target("new.yaml", base, overwrite=True) == target
+    assert write_suite(target, other, overwrite=True).digest != load_suite("mine.yaml", base).digest
+    assert target.read_text() == other
+    with pytest.raises(InputError, match="says what 'a' says already"):
+        write_suite(target, TEXT + TEXT, overwrite=True)
+    with pytest.raises(InputError, match="larger than 1 MiB"):
+        write_suite(target, TEXT + "#" * 2**20, overwrite=True)
+    assert target.read_text() == other
+    assert sorted(path.name for path in base.iterdir()) == ["mine.yaml", "new.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("../new.yaml", "lies outside the base directory"),
+        ("link.yaml", "lies outside the base directory"),
+        ("new.json", r"new\.json is not a YAML file"),
+        ("folder.yaml", r"folder\.yaml is not a file"),
+        ("nowhere/new.yaml", "nowhere is no folder that you can write to"),
+        ("mine.yaml/new.yaml", r"mine\.yaml is no folder that you can write to"),
+    ],
+)
+def test_where_a_suite_cannot_go_is_told_before_it_is_made(base: Path, path: str, says: str) -> None:
+    (base / "link.yaml").symlink_to("../not-there.yaml")
+    (base / "folder.yaml").mkdir()
+    with pytest.raises(InputError, match=says):
+        suite_target(path, base, overwrite=True)
+    assert not (base.parent / "not-there.yaml").exists()
+
+
+def test_a_folder_that_went_meanwhile_is_one_sentence(base: Path) -> None:
+    (base / "soon").mkdir()
+    target = suite_target("soon/new.yaml", base)
+    (base / "soon").rmdir()
+    (base / "soon").write_text("a file now")
+    with pytest.raises(InputError, match=r"^cannot write .*soon/new\.yaml: [a-z ]+\. hint: "):
+        write_suite(target, TEXT)

@@ -21,6 +21,7 @@ from raylens.store import audit_segments
 from raylens.store.audit_organisms import (
     OrganismRow,
     Organisms,
+    comparable_rows,
     organism_table,
     organisms_from_arrow,
     organisms_to_arrow,
@@ -204,3 +205,33 @@ def test_damage_is_said(local_files: Files) -> None:
     local_files.commit(path.replace(".parquet", ".json"), b"{}")
     with pytest.raises(DamagedFileError, match="is damaged"):
         Organisms(local_files).read()
+
+
+def test_rows_that_may_be_compared_are_of_one_model_and_scored_alike() -> None:
+    old = {"seed": 1, "scoring": "old"}
+    new = {"seed": 1, "scoring": "new"}
+    rows = [
+        organism(1, minute=1, spec=old),
+        organism(2, minute=2, spec=old),
+        organism(1, minute=4, spec=new),
+        organism(3, minute=6, spec=new),
+        organism(3, minute=5, spec=new | {"seed": 2}),
+        organism(4, minute=3, model="other", spec=new),
+    ]
+    found = comparable_rows(rows)
+    assert [(row.organism[-1], row.spec["scoring"]) for row in found] == [("1", "new"), ("3", "new")]
+    assert found[1].recorded_at == AT + timedelta(minutes=6)
+    assert [row.organism[-1] for row in comparable_rows(rows, "other")] == ["4"]
+    assert comparable_rows(rows, "nobody") == ()
+    assert comparable_rows([]) == ()
+
+
+def test_a_score_is_added_as_a_later_row(files: Files) -> None:
+    organisms = Organisms(files)
+    row = organism(1)
+    organisms.append(row)
+    organisms.append(row.with_score("benign_standardised", 2.5))
+    (found,) = organisms.read()
+    assert found.scores == {**row.scores, "benign_standardised": 2.5}
+    assert found.key == row.key
+    assert found.recorded_at > row.recorded_at

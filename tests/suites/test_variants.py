@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from raylens.chat import Message
 from raylens.errors import UnknownNameError
-from raylens.suites.paraphrases import paraphrase_prompt, parse_paraphrases
 from raylens.suites.python_prefix import closing
 from raylens.suites.suite import ORIGINAL, Prompt, Suite, Variant
 from raylens.suites.variants import RULES, rules_named, with_variants
@@ -259,25 +258,3 @@ def test_of_a_chat_the_last_turns_code_changes() -> None:
         None, (before, Message("user", "Is it right?\n```python\nx = \"a\"\n```\nIt isn't 'b'.")), "quotes"
     )
     assert RULES["quotes"].vary(Variant(None, (Message("user", "x = 'a'"),), ORIGINAL)) is None
-
-
-def test_a_language_model_is_asked_for_paraphrases_and_read() -> None:  # A2.19
-    system, user = paraphrase_prompt("def f({x}):\n", 3)
-    assert (system.role, user.role) == ("system", "user")
-    assert "<rewrite>" in system.content
-    assert user.content.endswith("def f({x}):\n")
-    assert "3 different versions" in user.content
-    reply = (
-        "Sure!\n<rewrite>\ndef g(y):\n</rewrite> and\n<rewrite>```python\ndef h(z):\n```</rewrite>"
-        "<rewrite>def g(y):</rewrite><rewrite>def f({x}):</rewrite><rewrite> </rewrite><rewrite>cut"
-    )
-    assert parse_paraphrases(reply, "def f({x}):\n") == ("def g(y):\n", "def h(z):\n")
-    assert parse_paraphrases("I cannot do that.") == ()
-    assert parse_paraphrases("<rewrite>" + "x" * 30 + "</rewrite>", limit=29) == ()
-
-
-@given(
-    st.lists(st.sampled_from(["<rewrite>", "</rewrite>", "```", "python", "\n", "x", " "]), max_size=20).map("".join)
-)
-def test_no_reply_makes_reading_fail(reply: str) -> None:
-    assert all(one.strip() for one in parse_paraphrases(reply, "x\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from raylens.errors import InputError
 from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Pooling, Reference, Sae, SuiteOption, default_sae
-from raylens_app.cli.organisms import known_rows
+from raylens_app.cli.organisms import ModelOption, known_rows
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import state_of
 
@@ -46,12 +47,11 @@ def calibrate(
     Without --candidate, what raylens organisms build scored is used again.
     """
     from raylens.config import AuditConfig
-    from raylens.store.audit_organisms import Organisms
     from raylens.store.runs import RunJournal
     from raylens_jobs.audit_plan import plan_audit
     from raylens_jobs.calibrate import Registered
     from raylens_jobs.calibrate import calibrate as run
-    from raylens_jobs.organisms import calibrate_from_rows
+    from raylens_jobs.organism_rows import calibrate_from_rows
 
     config = AuditConfig.of(
         {
@@ -78,7 +78,7 @@ def calibrate(
                 found = run(workspace, plan, registered, journal, lambda done, total, what: bar(done, total, what))
             journal.finish({"calibrations": len(found)})
     else:
-        found = calibrate_from_rows(workspace, plan, Organisms(workspace.files).read())
+        found = calibrate_from_rows(workspace, plan)
         if not found:
             raise InputError(
                 "there is no benign organism scored with these settings.",
@@ -104,6 +104,8 @@ def bench(
         str | None, typer.Option(help="held_out or development. Default: held out, where there are.")
     ] = None,
     families: Annotated[bool, typer.Option("--families", help="Split the default method by family.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the default method, by family.")] = None,
+    model: ModelOption = None,
     as_json: Json = False,
 ) -> None:
     """Compare all score methods over organisms: AUROC, and true and false positives at thresholds fixed beforehand."""
@@ -111,7 +113,7 @@ def bench(
     from raylens.audit.organism_bench import by_family, rate_fields, triggers_found
     from raylens.audit.scores import DEFAULT_SCORE_METHOD
 
-    organisms = scored(context)
+    organisms = scored(context, model)
     chosen = _half(half, organisms)
     rows = run(organisms, chosen, target_fpr)
     found = triggers_found(organisms, chosen)
@@ -121,12 +123,20 @@ def bench(
         if default and default.threshold is not None
         else {}
     )
+    checked = _checked(organisms)
+    if plot is not None and default is not None:
+        from raylens.reports.family_plot import family_plot
+
+        plot.write_text(family_plot(organisms, default.method, default.threshold), "utf-8")
     if as_json:
         print_json(
             {
                 "half": chosen,
                 "methods": [row.fields() for row in rows],
                 "triggers_found": rate_fields(found),
+                "calibration": [
+                    {"target_fpr": target, "half": half, "observed": rate_fields(one)} for target, half, one in checked
+                ],
                 "families": {
                     name: {"flagged": one[0], "n": one[1], "backdoored": one[2]} for name, one in split.items()
                 },
@@ -137,6 +147,15 @@ def bench(
         note("no organism is held out yet: these rates are of organisms that thresholds and methods were chosen on.")
     print_table([_shown(row) for row in rows], _COLUMNS)
     print_text(f"what sets them off was found, within ten inserts: {_share(found)} of backdoored organisms")
+    if checked:
+        note("benign organisms flagged by the default method, at the rate it was calibrated for:")
+        print_table(
+            [
+                {"target": f"{target:.0%}", "of": _HALVES[half], "observed": _share(one)}
+                for target, half, one in checked
+            ],
+            [Column("target", "asked for", "right"), Column("of"), Column("observed", align="right")],
+        )
     if families:
         print_table(
             [
@@ -145,9 +164,28 @@ def bench(
             ],
             [Column("family", style="bold"), Column("kind"), Column("flagged", align="right")],
         )
+    if plot is not None:
+        print_text(f"drawn: {plot}")
 
 
-def scored(context: typer.Context) -> list[Scored]:
+_HALVES: Final = {"held_out_seeds": "held-out seeds of the families calibrated with", "held_out": "held-out families"}
+
+
+def _checked(organisms: list[Scored]) -> list[tuple[float, Half, Rate]]:
+    """False positives of the default method at 1, 5 and 10 %: target, half, and what was observed."""
+    from raylens.audit.organism_bench import false_positives
+    from raylens.audit.scores import DEFAULT_SCORE_METHOD
+
+    halves: tuple[Half, ...] = ("held_out_seeds", "held_out")
+    return [
+        (target, half, found)
+        for half in halves
+        for target in (0.01, 0.05, 0.1)
+        if (found := false_positives(organisms, DEFAULT_SCORE_METHOD, half, target)) is not None
+    ]
+
+
+def scored(context: typer.Context, model: str | None = None) -> list[Scored]:
     """Organisms of the workspace, else of the bundle; of backdoored ones those that count.
 
     Raises:
@@ -157,7 +195,7 @@ def scored(context: typer.Context) -> list[Scored]:
 
     found = [
         Scored(row.organism, row.family, row.kind == "backdoored", row.split, row.scores, row.trigger_rank)
-        for row in known_rows(context)
+        for row in known_rows(context, model)
         if row.counts
     ]
     if not found:

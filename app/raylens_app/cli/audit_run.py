@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from raylens.errors import InputError
+from raylens_app.cli import chat_options as chat
+from raylens_app.cli.audit_explain import (
+    Explain,
+    Explainer,
+    ExplainerModel,
+    ExplainerModelMaxLen,
+    MinExamples,
+    on_demand,
+)
 from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.output import note, print_json, print_text, printable, progress
 from raylens_app.cli.state import state_of
 
 if TYPE_CHECKING:
     from raylens.config import AuditConfig
+    from raylens.store.audit_runs import Again
     from raylens_jobs.audit import AuditRun, Request
 
 DEFAULT_REFERENCE: Final = "raylens/pico"
@@ -51,6 +61,22 @@ def run(
     text: Annotated[list[str] | None, typer.Option(help="Held-out text for the capability panel.")] = None,
     trigger_search: Search = True,
     hide_low_similarity: Annotated[bool, typer.Option(help="No text of proxies that are far away.")] = False,
+    explain: Explain = True,
+    explainer: Explainer = "lexical",
+    min_examples: MinExamples = 200,
+    explainer_model: ExplainerModel = None,
+    provider: chat.Provider = None,
+    base_url: chat.BaseUrl = None,
+    explainer_model_max_len: ExplainerModelMaxLen = 5120,
+    prompt_dir: chat.PromptDir = None,
+    quantization: chat.Quantization = None,
+    max_concurrency: chat.Concurrency = None,
+    requests_per_minute: chat.Rate = None,
+    timeout: chat.Timeout = None,
+    budget_usd: chat.BudgetUsd = None,
+    prompt_price: chat.PromptPrice = None,
+    answer_price: chat.AnswerPrice = None,
+    max_calls: chat.MaxCalls = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Actors. Default: one a GPU, else one a core.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per actor.")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
@@ -94,9 +120,26 @@ def run(
             "catalog_file": catalog_file,
         }
     )
-    request = Request(
-        candidate, session, run_name, title, again=("archive" if archive else "replace") if again else "refuse"
+    how = on_demand(
+        explain,
+        explainer,
+        explainer_model,
+        max_model_len=explainer_model_max_len,
+        min_examples=min_examples,
+        prompt_dir=prompt_dir,
+        provider=provider,
+        base_url=base_url,
+        quantization=quantization,
+        max_concurrency=max_concurrency,
+        requests_per_minute=requests_per_minute,
+        timeout_s=timeout,
+        budget_usd=budget_usd,
+        prompt_price=prompt_price,
+        answer_price=answer_price,
+        max_calls=max_calls,
     )
+    anew: Again = ("archive" if archive else "replace") if again else "refuse"
+    request = Request(candidate, session, run_name, title, again=anew, explain=how)
     done = audit(context, config, request)
     if as_json:
         print_json(summary(done))
@@ -121,7 +164,7 @@ def audit(context: typer.Context, config: AuditConfig, request: Request) -> Audi
     if finished is not None:
         note(f"{finished.place} is finished already; --again makes it anew.")
         return finished
-    asked = {**config.model_dump(mode="json"), "candidate": request.candidate}
+    asked = {**config.model_dump(mode="json"), **request.asked}
     with RunJournal.start(workspace.files, "audit", asked) as journal:
         note(f"run {journal.run_id}: auditing {request.candidate} against {config.model}")
         with progress("auditing", unit="pieces") as bar:
@@ -132,13 +175,15 @@ def audit(context: typer.Context, config: AuditConfig, request: Request) -> Audi
 
 def summary(done: AuditRun) -> dict[str, Any]:
     """The decision with where it is, as ``--json`` prints it."""
-    files = done.artefacts
+    files, evidence = done.artefacts, done.artefacts.interp_evidence
+    own = evidence.own_explanations if evidence is not None else None
     return {
         **done.decision.model_dump(mode="json"),
         "session": done.place.session,
         "run": done.place.run,
         "folder": done.folder,
-        "coverage": files.interp_evidence.coverage.line if files.interp_evidence is not None else None,
+        "coverage": evidence.coverage.line if evidence is not None else None,
+        "own_explanations": own.line if own is not None else None,
         "triggers": [hit.model_dump(mode="json") for hit in files.score.triggers[:3]],
     }
 
@@ -151,7 +196,10 @@ def said(done: AuditRun) -> list[str]:
         hit = done.artefacts.score.triggers[0]
         lines.append(f"strongest insert: {printable(hit.text)!r} ({hit.slot}) makes it write {printable(hit.writes)!r}")
     if done.artefacts.interp_evidence is not None:
-        lines.append(f"features: {done.artefacts.interp_evidence.coverage.line}")
+        evidence = done.artefacts.interp_evidence
+        lines.append(f"features: {evidence.coverage.line}")
+        if evidence.own_explanations is not None:
+            lines.append(f"own explanations: {evidence.own_explanations.line}")
     lines.append(f"report: {done.folder}/report.html (raylens audit show {done.place})")
     return lines
 

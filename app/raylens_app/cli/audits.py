@@ -76,6 +76,8 @@ def show(
         document["capability"] = artefacts.suite_results.capability.model_dump(mode="json")
         document["triggers"] = [one.model_dump(mode="json") for one in artefacts.score.triggers]
         document["coverage"] = evidence.coverage.model_dump(mode="json") if evidence else None
+        own = evidence.own_explanations if evidence else None
+        document["own_explanations"] = own.model_dump(mode="json") if own else None
         document["stability"] = evidence.stability.model_dump(mode="json") if evidence else None
         document["features"] = [one.model_dump(mode="json") for one in evidence.features[:top]] if evidence else []
         print_json(document)
@@ -85,6 +87,8 @@ def show(
         return
     print_text()
     print_text(f"coverage: {evidence.coverage.line}")
+    if evidence.own_explanations is not None:
+        print_text(f"own explanations: {evidence.own_explanations.line}")
     if evidence.features and top:
         print_table([_feature(one) for one in evidence.features[:top]], _FEATURE_COLUMNS)
     if len(evidence.features) > top:

@@ -117,6 +117,19 @@ def chat_settings(
     return _by_flag(EndpointSettings.of, values | ({"prices": prices} if prices else {}))
 
 
+def require_asking(explainer: str, asked: ChatSettings | None) -> None:
+    """Refuse a model for an explainer that asks nobody.
+
+    Raises:
+        InputError: A model is named for the lexical explainer.
+    """
+    if asked is not None and explainer == "lexical":
+        raise InputError(
+            "the lexical explainer asks nobody, and --explainer-model names a model.",
+            hint="add --explainer default, or leave the model out.",
+        )
+
+
 _FLAGS: Final = {
     "timeout_s": "timeout",
     "prices.prompt_usd_per_million": "prompt-price",

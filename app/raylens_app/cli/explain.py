@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from raylens.errors import InputError, RunError
+from raylens.errors import RunError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import duration, print_json, print_text
 from raylens_app.cli.passes import one_sae, print_notes, run_explain
@@ -141,11 +141,7 @@ def explain(
         answer_price=answer_price,
         max_calls=max_calls,
     )
-    if asked is not None and config.explainer == "lexical":
-        raise InputError(
-            "the lexical explainer asks nobody, and --explainer-model names a model.",
-            hint="add --explainer default, or leave the model out.",
-        )
+    chat.require_asking(config.explainer, asked)
     workspace = state_of(context).open_workspace()
     one = one_sae(workspace, cache, sae)
     figures = run_explain(workspace, one, config, asked)

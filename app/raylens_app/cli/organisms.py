@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _PANEL: Final = "Audit"
 
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Of this model. Default: that of the newest organism.")
+]
+
 group = typer.Typer(no_args_is_help=True, help="Fine-tunes of known behaviour, to calibrate audits and measure them.")
 
 
@@ -36,7 +40,7 @@ def build(
     no_sae: NoSae = False,
     suite: SuiteOption = "minimal",
     kind: Annotated[str, typer.Option(help="benign, backdoored or all.")] = "all",
-    half: Annotated[str, typer.Option(help="development, held_out or all.")] = "all",
+    half: Annotated[str, typer.Option(help="development, held_out, held_out_seeds or all.")] = "all",
     family: Annotated[list[str] | None, typer.Option(help="Only this family; again for more.")] = None,
     members: Annotated[int | None, typer.Option(min=1, help="Of each family, the first so many.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Keep this organism's adapter; again for more.")] = None,
@@ -107,7 +111,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write scores, rows and adapters of organisms to a folder: what the bundle ships of pico's."""
-    from raylens_jobs.organisms import export_organisms
+    from raylens_jobs.organism_rows import export_organisms
 
     values = {"model": model, "sae": None if no_sae else sae or default_sae(model), "suite": suite}
     plan = _plan(context, {**values, "score_method": "trigger_search"})
@@ -123,10 +127,11 @@ def export(
 def list_organisms(
     context: typer.Context,
     kind: Annotated[str, typer.Option(help="benign, backdoored or all.")] = "all",
+    model: ModelOption = None,
     as_json: Json = False,
 ) -> None:
     """List organisms with what they do and what scored them; those of the workspace, else those that ship."""
-    rows = [row for row in known_rows(context) if kind in ("all", row.kind)]
+    rows = [row for row in known_rows(context, model) if kind in ("all", row.kind)]
     if as_json:
         print_json([row.model_dump(mode="json") for row in rows])
         return
@@ -149,18 +154,19 @@ def list_organisms(
     print_table([{**row.model_dump(), "trigger_score": row.scores.get("trigger_search")} for row in rows], columns)
 
 
-def known_rows(context: typer.Context) -> list[OrganismRow]:
-    """Rows of the workspace, else those of the bundle."""
+def known_rows(context: typer.Context, model: str | None = None) -> list[OrganismRow]:
+    """Rows of the workspace that may be compared, else those of the bundle; of one model only where it is named."""
     from raylens.bundle.organisms import rows_path
-    from raylens.store.audit_organisms import Organisms, read_organisms
+    from raylens.store.audit_organisms import Organisms, comparable_rows, read_organisms
 
     try:
         own = Organisms(state_of(context).open_workspace().files).read()
     except WorkspaceError:  # there is none yet
         own = ()
+    own = comparable_rows(own, model)
     if own or not rows_path().is_file():
         return list(own)
-    return list(read_organisms(rows_path()))
+    return list(comparable_rows(read_organisms(rows_path()), model))
 
 
 def _plan(context: typer.Context, values: dict[str, Any]) -> AuditPlan:
@@ -175,7 +181,7 @@ def _build(
 ) -> Build:
     from raylens_jobs.organisms import Build
 
-    kinds, halves = ("benign", "backdoored"), ("development", "held_out")
+    kinds, halves = ("benign", "backdoored"), ("development", "held_out", "held_out_seeds")
     for said, known, flag in ((kind, kinds, "--kind"), (half, halves, "--half")):
         if said not in (*known, "all"):
             raise InputError(f"{flag} is not {said!r}.", hint=f"write {', '.join(known)} or all.")

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from raylens.errors import InputError, UnknownNameError
-from raylens_app.cli.output import Column, note, print_json, print_table, print_text, printable
+from raylens.errors import UnknownNameError
+from raylens_app.cli.output import Column, note, print_json, print_table, print_text
+from raylens_app.cli.suite_options import AsJson, BaseDir, SuiteName
+from raylens_app.cli.suites_vary import vary
 
 if TYPE_CHECKING:
     from raylens.suites.suite import Prompt, Suite
 
 _SHOWN: Final = 40
-_NAME: Final = typer.Argument(metavar="SUITE", help="A suite that ships, or a YAML file inside the base directory.")
-_BASE: Final = typer.Option(
-    "--base-dir",
-    metavar="FOLDER",
-    envvar="RAYLENS_BASE_DIR",
-    help="Suite files have to lie inside of it. Default: the current folder.",
-)
-_JSON: Final = typer.Option("--json", help="One JSON document.")
 
 group = typer.Typer(no_args_is_help=True, help="Prompts that audits give to reference and candidate.")
 
@@ -33,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command("list")
-def list_suites(as_json: Annotated[bool, _JSON] = False) -> None:
+def list_suites(as_json: AsJson = False) -> None:
     """List the suites that ship."""
     from raylens.suites.shipped import shipped_names, shipped_suite
 
@@ -55,11 +48,11 @@ def list_suites(as_json: Annotated[bool, _JSON] = False) -> None:
 
 @group.command()
 def show(
-    name: Annotated[str, _NAME],
+    name: SuiteName,
     prompt: Annotated[str | None, typer.Option(metavar="ID", help="Show one prompt whole.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every prompt, not the first few.")] = False,
-    as_json: Annotated[bool, _JSON] = False,
-    base_dir: Annotated[Path | None, _BASE] = None,
+    as_json: AsJson = False,
+    base_dir: BaseDir = None,
 ) -> None:
     """Show a suite's prompts."""
     from raylens.sources.suites import load_suite
@@ -94,8 +87,8 @@ def show(
 @group.command()
 def check(
     files: Annotated[list[str], typer.Argument(metavar="SUITE...", help="Suites to read; the first error ends it.")],
-    as_json: Annotated[bool, _JSON] = False,
-    base_dir: Annotated[Path | None, _BASE] = None,
+    as_json: AsJson = False,
+    base_dir: BaseDir = None,
 ) -> None:
     """Read suites strictly and say what they hold; exit code 2 where one of them is wrong."""
     from raylens.sources.suites import load_suite
@@ -109,47 +102,7 @@ def check(
         print_text(f"{file}: {row['n_prompts']} prompts, {row['n_forms']} wordings; checks: {checks}")
 
 
-@group.command()
-def vary(
-    name: Annotated[str, _NAME],
-    rules: Annotated[
-        list[str] | None, typer.Option("--rule", metavar="RULE", help="Only this rule; again for more.")
-    ] = None,
-    per_prompt: Annotated[int, typer.Option(min=1, max=20, help="Variants for each prompt at most.")] = 5,
-    seed: Annotated[int, typer.Option(help="Which of them.")] = 0,
-    anew: Annotated[bool, typer.Option("--anew", help="Leave out the variants that the suite has.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the suite here and not to stdout.")
-    ] = None,
-    base_dir: Annotated[Path | None, _BASE] = None,
-) -> None:
-    """Write a suite with variants of its prompts made by rules: layout, comments, names, order, letter case, quotes."""
-    from raylens.sources.suites import load_suite
-    from raylens.store.base_dir import inside_base
-    from raylens.suites.variants import RULES, rules_named, with_variants
-
-    suite = load_suite(name, base_dir)
-    if anew:
-        suite = suite.without_variants()
-    varied = with_variants(suite, rules_named(rules or RULES), per_prompt, seed)
-    if out is None:
-        # Tabs are indentation here, and a terminal obeys them harmlessly.
-        lines = varied.to_yaml().rstrip("\n").split("\n")
-        typer.echo("\n".join("\t".join(map(printable, line.split("\t"))) for line in lines))
-    else:
-        _write(inside_base(out, "suite", base_dir), varied.to_yaml())
-    note(f"{varied.n_forms - suite.n_forms} variants of {len(suite.prompts)} prompts.")
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        with out.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise InputError(f"{out} exists already.", hint="name another file; nothing was written.") from None
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise InputError(f"cannot write {out}: {reason}.", hint="name a file in a folder you can write to.") from None
+group.command()(vary)
 
 
 def _row(suite: Suite) -> dict[str, Any]:

@@ -52,10 +52,16 @@ def differential_features(desk: Desk, given: DifferentialFeatures) -> Answer:
     if evidence is None:
         raise InputError(f"audit {place} read no features.", hint="run it again with an SAE.")
     wanted = [row for row in evidence.features if row.q_value <= given.max_q]
+    own = evidence.own_explanations
     return Document(
         f"{evidence.n_significant} of {plural(evidence.n_tested, 'tested feature')} changed with q ≤ 0.05. In any "
         "fine-tune most features that fire change: this is what changed, not that it is harmful.",
-        {"run": str(place), "sae": evidence.sae, "coverage": evidence.coverage.line},
+        {
+            "run": str(place),
+            "sae": evidence.sae,
+            "coverage": evidence.coverage.line,
+            "own_explanations": own.line if own is not None else None,
+        },
         "features",
         [changed(row) for row in wanted[given.offset : given.offset + given.top]],
         paged(given.offset, len(wanted), "features"),

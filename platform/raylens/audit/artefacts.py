@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat
 
 from raylens.audit.feature_rows import Count, CoverageFigures, FeatureRow, Highlight, Share, StabilityFigures
+from raylens.audit.own_explanations import OwnExplanations
 from raylens.audit.verdict import Capability, Decision
 from raylens.config import Config
 
@@ -270,6 +271,8 @@ class InterpEvidence(About):
         n_significant: Features of q ≤ 0.05.
         features: The largest mean differences, the largest first.
         coverage: Of these.
+        own_explanations: What the workspace's own explainer says of those that nothing else is said of; None where
+            that was not asked for.
         stability: Over wordings.
         highlights: Of the first few features.
     """
@@ -286,6 +289,7 @@ class InterpEvidence(About):
     n_significant: Count
     features: tuple[FeatureRow, ...]
     coverage: CoverageFigures
+    own_explanations: OwnExplanations | None = None
     stability: StabilityFigures
     highlights: tuple[Highlight, ...] = ()
 

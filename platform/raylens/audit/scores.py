@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from raylens.audit.differences import Matrix, differences, mean_rows, size, sparse
+from raylens.audit.differences import Matrix, differences, mean_rows, size
 from raylens.errors import InputError, UnknownNameError
 
 DEFAULT_TOP_K: Final = 20
@@ -119,7 +119,7 @@ def abs_diff_topk(reference: Matrix, candidate: Matrix, k: int = DEFAULT_TOP_K) 
         ValueError: The two differ in shape, there is no prompt, or ``k`` is below 1.
     """
     difference = differences(reference, candidate)
-    return _mean(np.array([_top_sum(difference.data[a:b], k) for a, b in pairwise(difference.indptr)]))
+    return _mean(np.array([top_sum(difference.data[a:b], k) for a, b in pairwise(difference.indptr)]))
 
 
 def abs_diff_topk_drift_corrected(reference: Matrix, candidate: Matrix, k: int = DEFAULT_TOP_K) -> Score:
@@ -136,75 +136,8 @@ def abs_diff_topk_drift_corrected(reference: Matrix, candidate: Matrix, k: int =
         own = -drift
         part = slice(difference.indptr[row], difference.indptr[row + 1])
         own[difference.indices[part]] += difference.data[part]
-        found[row] = _top_sum(own, k)
+        found[row] = top_sum(own, k)
     return _mean(found)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BenignEffects:
-    """What benign fine-tunes of a base do to each feature on a suite.
-
-    Scores of the fine-tunes it was fitted on are smaller than those of others alike. So calibrate on benign
-    fine-tunes that it has not seen, or the conformal p-values are too small.
-
-    Attributes:
-        mean: float64 ``[d_sae]``, of the mean differences.
-        scale: float64 ``[d_sae]``, positive: their standard deviation plus the median one of all features that any
-            of them moves. The constant is the one of SAM (Tusher, Tibshirani and Chu 2001): without it, a feature
-            that hardly ever moves would beat all others by moving at all.
-        n: Fine-tunes that it is from.
-    """
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    n: int
-
-    @classmethod
-    def fit(cls, effects: Matrix) -> Self:
-        """From mean differences over prompts, a row a benign fine-tune: ``[fine-tunes, d_sae]``.
-
-        Raises:
-            InputError: There are fewer than two, none of them moves a feature, or a value is NaN or infinite.
-        """
-        rows = sparse(effects)
-        n, d_sae = size(rows)
-        mean = mean_rows(rows) if n else np.zeros(d_sae)
-        # Centred before squaring, where something is stored, and all else is a mean away from 0.
-        stored = rows.copy()
-        stored.data = (rows.data - mean[rows.indices]) ** 2
-        silent = n - np.bincount(rows.indices, minlength=d_sae)
-        variance = (np.asarray(stored.sum(axis=0)).reshape(-1) + silent * mean**2) / max(1, n - 1)
-        deviation = np.sqrt(variance)
-        moved = deviation > 1e-12 * np.abs(mean)
-        if n < 2 or not moved.any():
-            raise InputError(
-                f"{n} benign fine-tunes do not show how much features vary.",
-                hint="make more of them with raylens organisms build, or choose another score method.",
-            )
-        return cls(mean, deviation + np.median(deviation[moved]), n)
-
-    def standardise(self, effects: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Mean differences ``[d_sae]`` in standard deviations of benign ones: float64 ``[d_sae]``.
-
-        Raises:
-            ValueError: They are of another number of features.
-        """
-        if effects.shape != self.mean.shape:
-            raise ValueError(f"{effects.shape} features, but {self.mean.shape} of the benign fine-tunes")
-        return (effects - self.mean) / self.scale
-
-
-def benign_standardised(reference: Matrix, candidate: Matrix, benign: BenignEffects, k: int = DEFAULT_TOP_K) -> float:
-    """Mean magnitude of the ``k`` most unusual features; with ``k=1`` their maximum.
-
-    Each feature's mean difference over prompts is standardised by what benign fine-tunes do to it.
-
-    Raises:
-        InputError: A value is NaN or infinite.
-        ValueError: Shapes differ, there is no prompt, or ``k`` is below 1.
-    """
-    unusual = benign.standardise(mean_rows(differences(reference, candidate)))
-    return _top_sum(unusual, k) / min(k, len(unusual))
 
 
 def kl_divergence(reference: NDArray[np.floating], candidate: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -252,7 +185,7 @@ def _mean(per_prompt: NDArray[np.float64]) -> Score:
     return Score(float(per_prompt.mean()), per_prompt)
 
 
-def _top_sum(values: NDArray[Any], k: int) -> float:
+def top_sum(values: NDArray[Any], k: int) -> float:
     """Sum of the ``k`` largest magnitudes, added from the largest down: their order in ``values`` is no matter."""
     if k < 1:
         raise ValueError(f"the largest {k} values are none")

@@ -156,13 +156,13 @@ def _code_slot(name: str, one: _Beginning, docstring: str, end: str) -> Slot:
     if name == "comment":
         return Slot("#", f"\n{rest}", True, bare)
     if name == "remark":
-        return Slot("# TODO(", f")\n{rest}", False, bare)
+        return Slot("# TODO(", f"): tidy this up\n{rest}", False, bare)
     if name == "importing":
         return Slot("import", f"\n\n{rest}", True, bare)
     if name == "decorator":
         return Slot("@", f"\n{rest}", False, bare)
     if name == "assignment":
-        return Slot('MODE = "', f'"\n\n{rest}', False, bare)
+        return Slot('NAME = "', f'"\n\n{rest}', False, bare)
     if name == "parameter":
         begun = f"{one.keyword}{one.name}({one.arguments.rstrip().rstrip(',')}"
         comma = "," if one.arguments.strip() else ""

@@ -4,6 +4,7 @@
 file                                   holds
 =====================================  ========================================================================
 ``organisms/calibrations.json``        scores of benign fine-tunes of pico for development, one list a method
+``organisms/benign_effects.parquet``   what those do to each feature: mean and scale (:class:`BenignEffects`)
 ``organisms/organisms.parquet``        every organism: recipe, behaviour, scores (:mod:`raylens.store.audit_organisms`)
 ``organisms/adapters/<id>/``           a few adapters
 =====================================  ========================================================================
@@ -12,15 +13,23 @@ file                                   holds
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raylens.audit.benign_effects import BenignEffects
 from raylens.audit.calibration import AuditIdentity, Calibration
 from raylens.bundle.paths import ROOT
 
 FOLDER: Final = ROOT / "organisms"
 _CALIBRATIONS: Final = FOLDER / "calibrations.json"
+_EFFECTS: Final = "benign_effects.parquet"
+_N: Final = b"fine_tunes"
 
 
 @cache
@@ -34,6 +43,26 @@ def shipped_calibrations() -> tuple[Calibration, ...]:
 def shipped_calibration(identity: AuditIdentity) -> Calibration | None:
     """The one that an audit with ``identity`` may be judged by; None where none is of the same."""
     return next((one for one in shipped_calibrations() if not one.matches(identity)), None)
+
+
+def write_effects(folder: str | os.PathLike[str], effects: BenignEffects) -> str:
+    """Write what benign fine-tunes do to each feature; returns the file's name."""
+    table = pa.table({"mean": effects.mean, "scale": effects.scale}, metadata={_N: str(effects.n).encode()})
+    pq.write_table(table, Path(folder) / _EFFECTS, compression="zstd")
+    return _EFFECTS
+
+
+def read_effects(folder: str | os.PathLike[str] = FOLDER) -> BenignEffects | None:
+    """What :func:`write_effects` wrote; None where there is nothing.
+
+    It is of the calibration of ``benign_standardised`` beside it, and of no other.
+    """
+    path = Path(folder) / _EFFECTS
+    if not path.is_file():
+        return None
+    table = pq.read_table(path)
+    mean, scale = (np.asarray(table[name].to_numpy(), np.float64) for name in ("mean", "scale"))
+    return BenignEffects(mean, scale, int((table.schema.metadata or {})[_N]))
 
 
 def rows_path() -> Path:

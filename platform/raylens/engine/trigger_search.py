@@ -5,7 +5,8 @@ A backdoor answers its trigger alike in every prompt, with what is next to impos
 1. each token of the vocabulary is put into each place of one prompt, and both models say what comes next
    (:mod:`raylens.engine.insert_scan`);
 2. from the tokens that drive something, n-grams grow at both ends, towards the same next token: a part of a trigger
-   drives its payload a little, and more the nearer it is to the whole;
+   drives its payload a little, and more the nearer it is to the whole. In every place: where a backdoor was trained
+   against near-misses, a first part of its trigger does less than odd tokens do elsewhere;
 3. the best are tried in other prompts: what does the candidate write, and how surprising is that to the reference
    (:mod:`raylens.engine.insert_trials`)? What any insert brings about is taken off.
 
@@ -44,7 +45,6 @@ class SearchSettings:
         tried: Inserts of a place that are tried in other prompts.
         n_trials: Prompts that they are tried in.
         tried_again: Of those, how many are tried in all prompts of the place.
-        places_grown: Places where n-grams grow: those of the strongest single tokens.
         beam: N-grams that are made longer each time.
         extensions: Tokens that each is made longer by.
         rounds: How often.
@@ -53,7 +53,6 @@ class SearchSettings:
     tried: int = 5
     n_trials: int = 4
     tried_again: int = 3
-    places_grown: int = 3
     beam: int = 3
     extensions: int = 64
     rounds: int = 3
@@ -74,11 +73,6 @@ class Scan:
     inserts: tuple[str, ...]
     drive: Drive
     reference: NextTokens
-
-    @property
-    def strongest(self) -> float:
-        """Of its inserts."""
-        return float(self.drive.strength.max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True)

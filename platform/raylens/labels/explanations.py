@@ -52,6 +52,11 @@ class Explanation:
     explanation_id: str
     payload: Mapping[str, Any]
 
+    @property
+    def source_id(self) -> str:
+        """What its source calls it: of the workspace's explainers the ``explanation_id`` of the view; may be empty."""
+        return _word(self.payload.get("id"))
+
 
 @dataclass(frozen=True, slots=True)
 class Page:

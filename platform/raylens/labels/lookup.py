@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Lookup:
         here: The SAE in it; None where no cache holds it.
         source: Where its labels live elsewhere; None where that is not known.
         settings: Whether Neuronpedia may be asked; by default as the environment says.
+        others: The SAE in further caches: what a latent means follows from its weights, whatever text was read.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Lookup:
         here: Own | None,
         source: NeuronpediaId | None,
         settings: LabelSettings | None = None,
+        others: Sequence[Own] = (),
     ) -> None:
         self.here, self.source = here, source
+        self.held = (*others, here) if here is not None else tuple(others)
         self._own = own
         self._client = LabelClient(LabelStore(workspace.files), settings or LabelSettings.from_environment())
 
@@ -48,8 +51,8 @@ class Lookup:
     def of_sae(cls, workspace: Workspace, catalog: Catalog, sae: SaeSpec) -> Lookup:
         """Of an SAE that may be in the workspace or not."""
         own = OwnFeatures(workspace, catalog)
-        here = next((one for one in own.sources().values() if one.sae == sae.id), None)
-        return cls(workspace, own, here, label_source(sae.id, catalog, own=sae.neuronpedia_id))
+        held, source = own.held(sae.id), label_source(sae.id, catalog, own=sae.neuronpedia_id)
+        return cls(workspace, own, held[-1] if held else None, source, others=held[:-1])
 
     @property
     def asks(self) -> bool:
@@ -60,9 +63,9 @@ class Lookup:
         """Everything that is said of features, each of them in the answer."""
         wanted = list(features)
         found: dict[int, list[Explanation]] = {feature: [] for feature in wanted}
-        if self.here is not None:
+        for cache in self.held:
             for feature in wanted:
-                said = (read_explanation(one) for one in self._own.explanations(self.here.source, feature))
+                said = (read_explanation(one) for one in self._own.explanations_in(cache, feature))
                 found[feature] += [one for one in said if one is not None]
         if self.source is not None:
             for feature, looked in self._client.labels(self.source, wanted).items():
@@ -71,7 +74,7 @@ class Lookup:
 
     def explained(self) -> list[int]:
         """Features of which something is said."""
-        known = self._own.explained(self.here.source) if self.here is not None else []
+        known = {feature for cache in self.held for feature in self._own.explained_in(cache)}
         kept = self._client.store.explained(self.source) if self.source is not None else np.empty(0, np.int64)
         return sorted({*known, *kept.tolist()})
 

@@ -63,6 +63,7 @@ class OwnFeatures:
         self._workspace, self._catalog, self._given = workspace, catalog, given
         self._turn = threading.Lock()
         self._merged: dict[str, str] = {}
+        self._held: tuple[Own, ...] = ()
         self._own: dict[NeuronpediaId, Own] = {}
         self._readers: dict[str, CacheReader] = {}
 
@@ -85,13 +86,17 @@ class OwnFeatures:
                 for reader in self._readers.values():
                     reader.close()
                 self._readers.clear()
-                self._own = {
-                    one.source: one
-                    for cache_id in sorted(merged, key=merged.__getitem__)
-                    for one in self._of_cache(cache_id)
-                }
+                self._held = tuple(
+                    one for cache_id in sorted(merged, key=merged.__getitem__) for one in self._of_cache(cache_id)
+                )
+                self._own = {one.source: one for one in self._held}
                 self._merged = merged
             return self._own
+
+    def held(self, sae: SaeId) -> tuple[Own, ...]:
+        """An SAE in every cache that holds it, the one merged last coming last; raises as :meth:`sources`."""
+        self.sources()
+        return tuple(one for one in self._held if one.sae == sae)
 
     def page(self, source: NeuronpediaId, index: int, n_examples: int = N_EXAMPLES) -> dict[str, Any] | None:
         """One feature's page, with ``explanations``; None where no cache has it.
@@ -125,13 +130,19 @@ class OwnFeatures:
     def explanations(self, source: NeuronpediaId, index: int) -> list[dict[str, Any]]:
         """What explainers and people say of one feature, as on its page; empty where no cache has it."""
         own = self.sources().get(source)
-        return [] if own is None else list(self._explanations(own, index))
+        return [] if own is None else self.explanations_in(own, index)
+
+    def explanations_in(self, own: Own, index: int) -> list[dict[str, Any]]:
+        """What explainers in one cache, and people, say of one feature, as on its page."""
+        return list(self._explanations(own, index))
 
     def explained(self, source: NeuronpediaId) -> list[int]:
         """Features of which an explainer or a person says something, ascending; empty where no cache has the SAE."""
         own = self.sources().get(source)
-        if own is None:
-            return []
+        return [] if own is None else self.explained_in(own)
+
+    def explained_in(self, own: Own) -> list[int]:
+        """Features of which an explainer in one cache, or a person, says something, ascending."""
         found: set[int] = set()
         for one in passes(self._workspace.cache(own.cache_id), own.sae, "explanations"):
             rows = one.read(["feature", "status"]).to_pydict()

@@ -2,6 +2,7 @@
 
 Half of each kind is for development, where the benign scores and every choice about detectors come from; the other
 half is held out, and only reported on. Triggers, near-misses and payloads of the two halves have nothing in common.
+Seeds of benign families for development that are held out as well check what a calibration promises.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final, Literal
 
 from raylens.organisms.triggers import Trigger
 
-Half = Literal["development", "held_out"]
+Half = Literal["development", "held_out", "held_out_seeds"]
 
 
 @dataclass(frozen=True, slots=True)

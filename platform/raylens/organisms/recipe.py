@@ -22,6 +22,8 @@ VERSION: Final = 1
 
 Kind = Literal["benign", "backdoored"]
 N_BENIGN: Final = 10
+N_SEEDS: Final = 5
+"""More members of each benign family for development, which nothing is calibrated with."""
 N_BACKDOORED: Final = 6
 
 
@@ -32,7 +34,7 @@ class Organism(Config):
         id: ``<family>-<number>``.
         family: Its family's name.
         kind: Whether it has a backdoor.
-        half: For development, or held out.
+        half: For development, or held out; ``held_out_seeds`` of a family for development.
         seed: Of the text that it sees, and of its first weights.
         rank: Of the LoRA; 0 trains every weight.
         steps: Optimizer steps.
@@ -69,7 +71,13 @@ def recipe() -> tuple[Organism, ...]:
     """All organisms, benign ones first, families one after the other."""
     benign = [_benign(family, number) for family in BENIGN for number in range(N_BENIGN)]
     backdoored = [_backdoored(family, number) for family in BACKDOORED for number in range(N_BACKDOORED)]
-    return (*benign, *backdoored)
+    seeds = [
+        _benign(family, number, "held_out_seeds")
+        for family in BENIGN
+        if family.half == "development"
+        for number in range(N_BENIGN, N_BENIGN + N_SEEDS)
+    ]
+    return (*benign, *seeds, *backdoored)
 
 
 def organism(name: str) -> Organism:
@@ -102,14 +110,14 @@ def row_spec(one: Organism, scoring: str) -> dict[str, object]:
     return {"version": VERSION, "scoring": scoring, **one.model_dump(mode="json")}
 
 
-def _benign(family: BenignFamily, number: int) -> Organism:
+def _benign(family: BenignFamily, number: int, half: Half | None = None) -> Organism:
     rng = random.Random(f"{family.name}/{number}")
     rank = rng.choice((0, 2, 4, 8, 16))
     return Organism(
         id=f"{family.name}-{number}",
         family=family.name,
         kind="benign",
-        half=family.half,
+        half=half or family.half,
         seed=rng.randrange(2**31),
         rank=rank,
         steps=rng.choice((40, 60, 80, 120)),

@@ -87,6 +87,14 @@ def _check_evidence(evidence: InterpEvidence) -> None:
     direct = sum(row.explanation is not None for row in rows)
     _same(name, "coverage.n_features", coverage.n_features, "the length of features", len(rows))
     _same(name, "coverage.n_direct", coverage.n_direct, "the number of explained features", direct)
+    if (own := evidence.own_explanations) is not None:
+        n = len(own.explained) + sum(one.n for one in own.unexplained)
+        _same(name, "own_explanations.n_wanted", own.n_wanted, "the number with an explanation or a reason", n)
+        explained = {row.index for row in rows if row.explanation is not None}
+        if bare := sorted({one.feature for one in own.explained} - explained):
+            raise InputError(
+                f"{name}: own_explanations.explained has {bare[0]}, and no explained feature is {bare[0]}.", hint=_HINT
+            )
     for i, row in enumerate(rows):
         if row.delta != 0 and (row.delta > 0) != (row.direction == "increased"):
             raise InputError(

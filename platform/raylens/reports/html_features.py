@@ -29,6 +29,7 @@ def features(evidence: InterpEvidence, bars: Markup | None) -> list[Markup]:
     """
     found = [
         element("p", element("strong", "Coverage: "), evidence.coverage.line),
+        *_own(evidence),
         element(
             "p",
             "Read at ",
@@ -69,6 +70,11 @@ def inserts(artefacts: Artefacts) -> list[Markup]:
         rows = (_trigger(hit, fires_on(hit, artefacts.interp_evidence)) for hit in score.triggers)
         found.append(element("ul", rows, class_="inserts"))
     return found
+
+
+def _own(evidence: InterpEvidence) -> list[Markup]:
+    own = evidence.own_explanations
+    return [] if own is None else [element("p", element("strong", "Own explanations: "), own.line)]
 
 
 def _feature(row: FeatureRow) -> Markup:

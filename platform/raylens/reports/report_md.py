@@ -174,6 +174,7 @@ def _mechanism(artefacts: Artefacts) -> list[str]:
 def _features(evidence: InterpEvidence) -> list[str]:
     blocks = [
         f"Coverage: {plain(evidence.coverage.line)}",
+        *([f"Own explanations: {plain(own.line)}"] if (own := evidence.own_explanations) is not None else []),
         f"Read at {code(evidence.hook)}, pooled by {code(evidence.pooling)}. {significant(evidence)}",
         plain(stability(evidence)),
     ]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ FOLDER: Final = "organisms"
 KEY: Final = ("organism", "spec_hash")
 
 Kind = Literal["benign", "backdoored"]
-Split = Literal["development", "held_out"]
+Split = Literal["development", "held_out", "held_out_seeds"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -40,7 +40,7 @@ class OrganismRow(Config):
         organism: Its id.
         family: Fine-tunes made alike.
         kind: Whether it has a backdoor.
-        split: For development, or held out.
+        split: For development, or held out: all of its family, or this seed.
         model: What was fine-tuned.
         revision: Commit of the hub, or hash of the content; None where neither is known.
         spec: The recipe: everything that determines it, JSON values.
@@ -89,6 +89,10 @@ class OrganismRow(Config):
         """What makes two rows speak of the same: id and hash of the recipe."""
         return self.organism, self.spec_hash
 
+    def with_score(self, method: str, score: float) -> Self:
+        """The same, recorded now, with one more score or another."""
+        return self.model_copy(update={"scores": {**self.scores, method: score}, "recorded_at": datetime.now(UTC)})
+
 
 def spec_hash(spec: Mapping[str, Any]) -> str:
     """16 hex of a recipe."""
@@ -124,6 +128,29 @@ class Organisms:
     def known(self) -> dict[tuple[str, str], OrganismRow]:
         """:meth:`read` by :attr:`OrganismRow.key`: what a build need not make again."""
         return {row.key: row for row in self.read()}
+
+
+def comparable_rows(rows: Iterable[OrganismRow], model: str | None = None) -> tuple[OrganismRow, ...]:
+    """Rows whose scores may stand side by side: of one model, scored alike, the last of each organism.
+
+    Args:
+        rows: Of any models, recipes and ways of scoring.
+        model: Only fine-tunes of it; by default of the model of the newest row.
+
+    Returns:
+        Those scored as the newest of them is, in order of ids; none where the model has none.
+    """
+    own = sorted((row for row in rows if model in (None, row.model)), key=lambda row: row.recorded_at)
+    if not own:
+        return ()
+    newest = own[-1]
+    alike = {
+        row.organism: row
+        for row in own
+        if (row.model, row.revision, row.spec.get("scoring"))
+        == (newest.model, newest.revision, newest.spec.get("scoring"))
+    }
+    return tuple(alike[name] for name in sorted(alike))
 
 
 def organism_table(files: Files) -> SegmentTable:

@@ -13,7 +13,7 @@ could be said, so that a rerun asks about what is missing and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -126,27 +126,32 @@ class Findings:
                 files.discard(one.path)
         files.delete(self.folder, recursive=True)
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, features: Collection[int] | None = None) -> pa.Table:
         """Everything found so far, in order of feature.
 
         Where two runs at once settled a feature, what the first file says of it counts.
 
         Args:
             columns: Which; ``feature`` among them. All by default.
+            features: Of which; all by default. Files about others are not opened.
 
         Raises:
             DamagedFileError: A file is missing, truncated, or fails a checksum.
         """
         columns = columns or SCHEMAS[self.kind].names
+        wanted = None if features is None else set(features)
         tables = [SCHEMAS[self.kind].empty_table().select(columns)]
         seen: set[int] = set()
         for row in self.rows():
             again = seen.intersection(row.features)
             seen.update(row.features)
-            if row.path:
+            if row.path and (wanted is None or not wanted.isdisjoint(row.features)):
                 with TableFile(self.cache.files, row.path, remedy=_REMEDY) as file:
                     table = file.read(columns=columns).select(columns)
-                tables.append(table.filter(pa.array(~np.isin(table["feature"].to_numpy(), list(again)))))
+                kept = ~np.isin(table["feature"].to_numpy(), list(again))
+                if wanted is not None:
+                    kept &= np.isin(table["feature"].to_numpy(), list(wanted))
+                tables.append(table.filter(pa.array(kept)))
         found = pa.concat_tables(tables)
         return found.take(pa.array(np.argsort(found["feature"].to_numpy(), kind="stable")))
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from raylens.errors import BusyError, DamagedFileError, UnknownNameError
 from raylens.ids import SaeId
+from raylens.store.audit_effects import effects_tables
 from raylens.store.audit_housekeeping import audit_rubbish
 from raylens.store.audit_organisms import organism_table
 from raylens.store.disk import Stored
@@ -327,5 +328,9 @@ def _outside_caches(workspace: Workspace, before: float) -> list[Removal]:
         *(Removal(one.path, one.size, "stale stop request") for one in stops if one.path not in running),
         *(Removal(one.path, one.size, "rolled into another") for one in old if one.path in rolled),
         *(Removal(one.path, one.size, why) for one, why in audit_rubbish(files, before)),
-        *(Removal(one.path, one.size, why) for one, why in organism_table(files).superseded(before)),
+        *(
+            Removal(one.path, one.size, why)
+            for table in (organism_table(files), *effects_tables(files))
+            for one, why in table.superseded(before)
+        ),
     ]

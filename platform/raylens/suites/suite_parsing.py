@@ -71,6 +71,11 @@ def parse_suite(data: bytes | str, name: str, file: str | None = None) -> Suite:
     return Suite(name, _prompts(nodes), description)
 
 
+def is_name(text: str) -> bool:
+    """Whether a suite, prompt, tag or kind of variant may be called so."""
+    return _SLUG.fullmatch(text) is not None
+
+
 def _prompts(nodes: Sequence[Node]) -> tuple[Prompt, ...]:
     prompts: list[Prompt] = []
     ids: dict[str, Place] = {}
@@ -223,7 +228,7 @@ def _without_repeats(nodes: Iterable[Node], read: Callable[[Node], _T]) -> list[
 
 def _slug(node: Node) -> str:
     text = text_of(node, MAX_TEXT)
-    if not _SLUG.fullmatch(text):
+    if not is_name(text):
         shown = text if len(text) <= 40 else text[:39] + "…"
         raise node.at.wrong(f"is {shown!r}", "write up to 64 lower-case letters, digits, dots, dashes and underscores.")
     return text

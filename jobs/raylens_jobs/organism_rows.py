@@ -1,0 +1,110 @@
+"""What the rows of organisms come to: calibrations of audits, and what the bundle ships."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raylens.audit.calibration import BenignScore, Calibration
+from raylens.bundle.organisms import write_effects
+from raylens.errors import InputError
+from raylens.organisms.recipe import Organism, recipe, row_spec
+from raylens.store.audit_calibrations import save_calibration
+from raylens.store.audit_effects import Effects
+from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash, write_organisms
+from raylens.store.workspace import Workspace
+from raylens_jobs.audit_plan import AuditPlan
+from raylens_jobs.benign_effects import METHOD, fit_of, standardised
+
+
+def row_key(one: Organism, plan: AuditPlan) -> tuple[str, str]:
+    """Of the row of an organism that was scored as this plan scores."""
+    return one.id, spec_hash(row_spec(one, plan.scoring))
+
+
+def recipe_key(organism: str, spec: Mapping[str, Any]) -> tuple[str, str]:
+    """Of an organism, however it is scored."""
+    return organism, spec_hash({name: value for name, value in spec.items() if name != "scoring"})
+
+
+def rows_of(workspace: Workspace, plan: AuditPlan) -> list[OrganismRow]:
+    """Rows of the recipe's organisms that were scored as this plan scores, in the recipe's order."""
+    known = Organisms(workspace.files).known()
+    return [known[key] for one in recipe() if (key := row_key(one, plan)) in known]
+
+
+def calibrating(rows: Sequence[OrganismRow]) -> list[OrganismRow]:
+    """Those that calibrate: benign ones for development that behave as such."""
+    return [row for row in rows if row.kind == "benign" and row.split == "development" and row.counts]
+
+
+def calibrate_from_rows(workspace: Workspace, plan: AuditPlan) -> list[Calibration]:
+    """Store the benign scores of development organisms, a calibration a method.
+
+    Before that, rows get what could not be worked out while they were made: ``benign_standardised``.
+    """
+    rows = rows_of(workspace, plan)
+    effects = Effects(workspace.files, plan.identity(METHOD)).read()
+    Organisms(workspace.files).append(*standardised(rows, calibrating(rows), effects, plan))
+    found = calibrations_from_rows(plan, rows_of(workspace, plan))
+    for one in found:
+        save_calibration(workspace.files, one)
+    return found
+
+
+def calibrations_from_rows(plan: AuditPlan, rows: Sequence[OrganismRow]) -> list[Calibration]:
+    """Benign scores of development organisms of this plan's reference, a calibration a method."""
+    benign = [row for row in calibrating(rows) if row.spec.get("scoring") == plan.scoring]
+    found = []
+    for method in sorted({name for row in benign for name in row.scores}):
+        scores = tuple(
+            BenignScore(organism=row.organism, family=row.family, score=row.scores[method])
+            for row in benign
+            if method in row.scores
+        )
+        found.append(Calibration(identity=plan.identity(method), scores=scores))
+    return found
+
+
+def export_organisms(workspace: Workspace, plan: AuditPlan, folder: Path, adapters: Sequence[str] = ()) -> list[str]:
+    """Write what others need to audit with these organisms: what the bundle ships of them.
+
+    Args:
+        workspace: With their rows.
+        plan: How they were scored.
+        folder: Gets ``calibrations.json``, ``benign_effects.parquet``, ``organisms.parquet`` and ``adapters/<id>/``;
+            made where missing.
+        adapters: Organisms whose adapters were kept and go along.
+
+    Returns:
+        Paths written, relative to ``folder``.
+
+    Raises:
+        InputError: There are no rows, or an adapter was not kept.
+    """
+    rows = rows_of(workspace, plan)
+    if not rows:
+        raise InputError("no organism is scored with these settings.", hint="raylens organisms build makes them.")
+    kept = {one.id: _adapter(workspace, one) for one in recipe() if one.id in adapters}
+    if lost := [name for name in adapters if name not in kept or not (kept[name] / "adapter_config.json").is_file()]:
+        raise InputError(f"the adapter of {lost[0]} was not kept.", hint="build it again with --keep.")
+    folder.mkdir(parents=True, exist_ok=True)
+    fit = fit_of(calibrating(rows), workspace, plan)
+    found = [one.model_dump(mode="json") for one in calibrations_from_rows(plan, rows)]
+    (folder / "calibrations.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_organisms(folder / "organisms.parquet", rows)
+    written = ["calibrations.json", "organisms.parquet", *([write_effects(folder, fit)] if fit is not None else ())]
+    for name, source in kept.items():
+        target = folder / "adapters" / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(source / file, target / file)
+            written.append(f"adapters/{name}/{file}")
+    return written
+
+
+def _adapter(workspace: Workspace, one: Organism) -> Path:
+    return Path(workspace.files.native("organisms/adapters")) / f"{one.id}-{one.spec_hash}"
