@@ -18,7 +18,7 @@ from raylens.audit.scores import SCORE_METHODS
 from raylens.audit.verdict import Decision, decide
 from raylens.bundle.organisms import shipped_calibration, shipped_calibrations
 from raylens.engine.candidates import Candidate
-from raylens.errors import RunError, StoppedError
+from raylens.errors import InputError, RunError, StoppedError
 from raylens.labels.lookup import Lookup
 from raylens.reports.json_files import artefact_files, read_artefacts
 from raylens.reports.report_html import report_html
@@ -31,11 +31,11 @@ from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_artefacts import Case, about, artefacts, interp_evidence, score_file, suite_results
 from raylens_jobs.audit_changes import changes_of
-from raylens_jobs.audit_evidence import Auditor, Evidence, auditor
+from raylens_jobs.audit_evidence import Auditor, Evidence, Tagged, auditor
 from raylens_jobs.audit_explain import OnDemand, explain_listed
 from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_scores import Features, is_identical, scores_of
-from raylens_jobs.benign_effects import benign_effects
+from raylens_jobs.benign_effects import METHOD, benign_effects
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.workers import choose_workers
 
@@ -134,6 +134,11 @@ def run_audit(
         RunError: An actor failed; a rerun goes on.
     """
     candidate, place = plan.candidate(request.candidate), place_of(plan, request)
+    if plan.method.name == METHOD and benign_effects(plan, workspace) is None:
+        raise InputError(
+            f"{METHOD} compares with what benign fine-tunes of {shown(plan.reference.name)} do, which is not known.",
+            hint="make some with raylens organisms build, or name some: raylens audit calibrate --candidate.",
+        )
     store = AuditStore(workspace.files)
     asked = {**plan.config.model_dump(mode="json"), **request.asked}
 
@@ -149,7 +154,7 @@ def run_audit(
     with store.write_run(place.session, place.run, journal.run_id, again=request.again, config=asked) as writer:
         store.create_session(place.session, asked)
         with (auditing or on_ray)(workspace, plan, tell) as work:
-            evidence = work.evidence(request.candidate, writer)
+            evidence = work.evidence(request.candidate, Tagged(writer, plan.pieces_key(candidate)))
             made = _judge(plan, workspace, candidate, request, place, evidence, work, journal)
         texts = artefact_files(made)
         kept = read_artefacts(texts)

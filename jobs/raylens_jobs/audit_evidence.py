@@ -55,6 +55,27 @@ class Nowhere:
 
 
 @dataclass(frozen=True, slots=True)
+class Tagged:
+    """Keeps pieces under a tag: what another candidate, suite or way of measuring left at the same place is not found.
+
+    Attributes:
+        keep: Where.
+        tag: A hash of all that determines the pieces.
+    """
+
+    keep: Keep
+    tag: str
+
+    def put_part(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        self.keep.put_part(f"{self.tag}/{key}", data)
+
+    def get_part(self, key: str) -> bytes | None:
+        """What was kept under this tag."""
+        return self.keep.get_part(f"{self.tag}/{key}")
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """What is measured, whatever the candidate.
 

@@ -62,7 +62,7 @@ def panel(
                     reference=before,
                     candidate=after,
                     n=one.n_candidate,
-                    broken_beyond=limit,
+                    broken_beyond=limit if tells else None,
                     is_broken=tells and after < limit,
                 )
             )

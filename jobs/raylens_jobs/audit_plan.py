@@ -110,6 +110,11 @@ class AuditPlan:
         """16 hex of all that moves any method's score, the candidate apart."""
         return digest({name: self.identity(name).model_dump(mode="json") for name in SCORE_METHODS})[:16]
 
+    def pieces_key(self, candidate: Candidate) -> str:
+        """24 hex of all that determines what is measured of a candidate."""
+        made_from = {"reference": self.reference_key, "scoring": self.scoring, "candidate": candidate.revision}
+        return digest(made_from)[:24]
+
     def candidate(self, ref: str) -> Candidate:
         """Find a candidate and hold it against the reference, before its weights are read.
 

@@ -1,12 +1,13 @@
 """From effects of benign fine-tunes to the score that is standardised by them: ``benign_standardised``.
 
-It cannot be worked out while organisms are made, one after another: every benign one is standardised by those of other
-families, and all others by all benign ones.
+It cannot be worked out while fine-tunes are measured, one after another: every benign one is standardised by those of
+other families, and all others by all benign ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -14,45 +15,72 @@ from raylens.audit.benign_effects import BenignEffects, cross_fitted
 from raylens.audit.calibration import BenignScore, Calibration
 from raylens.bundle.organisms import read_effects, shipped_calibration
 from raylens.errors import InputError
-from raylens.store.audit_calibrations import find_calibration
+from raylens.store.audit_calibrations import change_calibration, find_calibration
 from raylens.store.audit_effects import Effect, Effects, matrix
 from raylens.store.audit_organisms import OrganismRow
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan
 from raylens_jobs.audit_scores import Features
 
-METHOD = "benign_standardised"
+METHOD: Final = "benign_standardised"
+_LIKE: Final = "abs_diff_topk"
+"""Another score of features: whoever has it was measured, and is in its calibration."""
 
 
-def effect_of(organism: str, family: str, features: Features) -> Effect:
-    """What a fine-tune does to each feature, to be kept."""
-    return Effect.of(organism, family, features.mean_differences())
+def effect_of(organism: str, family: str, made: str, features: Features) -> Effect:
+    """What a fine-tune does to each feature, to be kept.
+
+    Args:
+        organism: Its id.
+        family: Fine-tunes made alike.
+        made: Hash of its recipe, or its revision.
+        features: Of both models.
+    """
+    return Effect.of(organism, family, made, features.mean_differences())
 
 
 def benign_effects(plan: AuditPlan, workspace: Workspace) -> BenignEffects | None:
-    """What an audit's candidate is standardised by; None where no calibration of it is known.
+    """What an audit's candidate is standardised by; None where that is not known.
 
-    It is always from the very fine-tunes of the calibration that the score is then compared with.
+    It is from the very fine-tunes of the calibration that the score is then compared with: where effects of one are
+    missing, there is none.
     """
     if plan.sae is None:
         return None
     identity = plan.identity(METHOD)
     own = find_calibration(workspace.files, identity)
     if own is None:
-        return read_effects() if shipped_calibration(identity) is not None else None
-    rows = Effects(workspace.files, identity).read({one.organism for one in own.scores})
-    return _fit(rows, plan.sae[1].d_sae)
+        shipped = shipped_calibration(identity)
+        return read_effects(shipped) if shipped is not None else None
+    wanted = {one.organism for one in own.scores}
+    rows = Effects(workspace.files, identity).read(wanted)
+    return _fit(rows, plan.sae[1].d_sae) if {row.organism for row in rows} == wanted else None
+
+
+def recalibrate(workspace: Workspace, plan: AuditPlan) -> Calibration | None:
+    """Fit the calibration anew, of all fine-tunes that calibrate this plan: one more changes the scores of all.
+
+    Returns:
+        None without an SAE, or where they are too few.
+    """
+    if plan.sae is None:
+        return None
+    like = find_calibration(workspace.files, plan.identity(_LIKE))
+    wanted = {one.organism for one in like.scores} if like is not None else set()
+    effects = Effects(workspace.files, plan.identity(METHOD))
+    return change_calibration(
+        workspace.files, plan.identity(METHOD), lambda _: calibration_of(effects.read(wanted), plan), reads=False
+    )
 
 
 def calibration_of(effects: Sequence[Effect], plan: AuditPlan) -> Calibration | None:
     """Benign fine-tunes' own scores, each by those of other families; None where they are too few."""
     if plan.sae is None or not effects:
         return None
+    families = [one.family for one in effects]
     try:
-        found = cross_fitted(
-            matrix(effects, plan.sae[1].d_sae), [one.family for one in effects], plan.config.k
-        ).tolist()
-    except InputError:  # two families of one, say
+        found = cross_fitted(matrix(effects, plan.sae[1].d_sae), families, plan.config.k).tolist()
+    except InputError:
         return None
     scores = tuple(
         BenignScore(organism=one.organism, family=one.family, score=score)
@@ -69,7 +97,7 @@ def standardised(
     Args:
         rows: All organisms of a plan.
         benign: Of these those that calibrate.
-        effects: Of any of them.
+        effects: Of all of ``rows``, of the same recipes.
         plan: How they were scored.
     """
     if plan.sae is None:
@@ -94,12 +122,11 @@ def standardised(
     return changed
 
 
-def fit_of(rows: Iterable[OrganismRow], workspace: Workspace, plan: AuditPlan) -> BenignEffects | None:
+def fit_of(organisms: Iterable[str], workspace: Workspace, plan: AuditPlan) -> BenignEffects | None:
     """From the kept effects of these organisms."""
     if plan.sae is None:
         return None
-    wanted = {row.organism for row in rows}
-    return _fit(Effects(workspace.files, plan.identity(METHOD)).read(wanted), plan.sae[1].d_sae)
+    return _fit(Effects(workspace.files, plan.identity(METHOD)).read(set(organisms)), plan.sae[1].d_sae)
 
 
 def _fit(effects: Sequence[Effect], d_sae: int) -> BenignEffects | None:

@@ -13,14 +13,13 @@ from raylens.audit.scores import SCORE_METHODS
 from raylens.errors import InputError, StoppedError
 from raylens.store.audit_calibrations import save_calibration
 from raylens.store.audit_effects import Effects
-from raylens.store.audit_paths import RunPlace
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_evidence import auditor
 from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_scores import Features, scores_of
-from raylens_jobs.benign_effects import METHOD, calibration_of, effect_of
+from raylens_jobs.benign_effects import METHOD, effect_of, recalibrate
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.workers import choose_workers
 
@@ -78,12 +77,11 @@ def calibrate(
         shared = store.references(plan.reference_key)
         with auditor(plan.subjects, plan.task, shared, choose_workers(plan.config)) as work:
             for done, (one, candidate) in enumerate(found, start=1):
-                parts = store.parts(_SESSION, RunPlace(_SESSION, f"{candidate.revision[:24]}").run)
-                evidence = work.evidence(one.ref, parts)
+                evidence = work.evidence(one.ref, store.parts(_SESSION, plan.pieces_key(candidate)))
                 features = Features.of(evidence, plan.sae[1].d_sae, plan.config.pooling) if plan.sae else None
                 name = f"{shown(one.ref)}@{candidate.revision[:12]}"
                 if features is not None:
-                    effects.append(effect_of(name, one.family, features))
+                    effects.append(effect_of(name, one.family, candidate.revision, features))
                 for method, measured in scores_of(evidence, features, plan.config.k).items():
                     if measured.score is not None:
                         scored = BenignScore(organism=name, family=one.family, score=measured.score)
@@ -100,11 +98,9 @@ def calibrate(
         for method in SCORE_METHODS
         if method in scores
     ]
-    # One more fine-tune changes what all of them are standardised by.
-    known = {one.organism for calibration in kept for one in calibration.scores}
-    standardised = calibration_of(effects.read(known), plan)
+    standardised = recalibrate(workspace, plan)
     if standardised is not None:
-        kept.append(save_calibration(workspace.files, standardised, how="replace"))
+        kept.append(standardised)
     for _, candidate in found:
-        store.parts(_SESSION, f"{candidate.revision[:24]}").drop_parts()
+        store.parts(_SESSION, plan.pieces_key(candidate)).drop_parts()
     return kept

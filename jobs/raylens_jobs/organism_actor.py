@@ -1,10 +1,11 @@
 """The actor that makes model organisms: trains one, measures what it does, has every detector score it.
 
-Adapters are large beside what is learnt from them, so each goes once its row is written, save those that are to stay.
+Adapters are large beside what is learnt from them, so each goes once it is scored, save those that are to stay.
 """
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from raylens.engine.load import LoadedModel, load_model
 from raylens.organisms.behaviour import measure
 from raylens.organisms.families import BackdooredFamily
 from raylens.organisms.payloads import PAYLOADS
-from raylens.organisms.recipe import VERSION, Organism, family_of, row_spec
+from raylens.organisms.recipe import VERSION, Organism, family_of, row_spec, weights_name
 from raylens.organisms.training import train_organism
 from raylens.store.audit_organisms import OrganismRow
 from raylens.store.audit_parts import Parts
@@ -29,6 +30,7 @@ from raylens_jobs.audit_actor import AuditActor, Subjects
 from raylens_jobs.audit_evidence import Auditor, InProcess, Nowhere, Task
 from raylens_jobs.audit_scores import Features, scores_of
 from raylens_jobs.benign_effects import effect_of
+from raylens_jobs.memory import release
 
 _HALF: Final = 0.5
 _WRITTEN: Final = 40
@@ -94,8 +96,16 @@ class OrganismActor:
         Raises:
             RaylensError: It cannot be trained or loaded.
         """
+        try:
+            return self._make(organism, known)
+        finally:
+            # What peft wraps refers to itself; and one organism after another would leave holes in the heap.
+            gc.collect()
+            release()
+
+    def _make(self, organism: Organism, known: OrganismRow | None) -> dict[str, Any]:
         began = time.monotonic()
-        folder = Path(self._setting.folder) / f"{organism.id}-{organism.spec_hash}"
+        folder = Path(self._setting.folder) / weights_name(organism, self._reference.revision)
         if not (folder / _DONE).is_file():
             self._train(organism, folder)
         candidate = load_candidate(str(folder), self._reference)
@@ -119,7 +129,7 @@ class OrganismActor:
             "scores": {name: one.score for name, one in scores.items() if one.score is not None},
             "trigger_rank": rank,
             "seconds": round(time.monotonic() - began, 1),
-            "effect": effect_of(organism.id, organism.family, features) if features is not None else None,
+            "effect": effect_of(organism.id, organism.family, organism.spec_hash, features) if features else None,
         }
 
     def _train(self, organism: Organism, folder: Path) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from raylens.audit.calibration import BenignScore, Calibration
 from raylens.bundle.organisms import write_effects
 from raylens.errors import InputError
-from raylens.organisms.recipe import Organism, recipe, row_spec
-from raylens.store.audit_calibrations import save_calibration
-from raylens.store.audit_effects import Effects
+from raylens.organisms.recipe import Organism, recipe, row_spec, weights_name
+from raylens.store.audit_calibrations import change_calibration
+from raylens.store.audit_effects import Effect, Effects
 from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash, write_organisms
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan
-from raylens_jobs.benign_effects import METHOD, fit_of, standardised
+from raylens_jobs.benign_effects import METHOD, fit_of, recalibrate, standardised
+
+ADAPTERS: Final = "organisms/adapters"
 
 
 def row_key(one: Organism, plan: AuditPlan) -> tuple[str, str]:
@@ -47,12 +49,31 @@ def calibrate_from_rows(workspace: Workspace, plan: AuditPlan) -> list[Calibrati
     Before that, rows get what could not be worked out while they were made: ``benign_standardised``.
     """
     rows = rows_of(workspace, plan)
-    effects = Effects(workspace.files, plan.identity(METHOD)).read()
-    Organisms(workspace.files).append(*standardised(rows, calibrating(rows), effects, plan))
-    found = calibrations_from_rows(plan, rows_of(workspace, plan))
-    for one in found:
-        save_calibration(workspace.files, one)
-    return found
+    effects = effects_of(workspace, plan)
+    Organisms(workspace.files).append(*standardised(rows, calibrating(rows), list(effects.values()), plan))
+    names = {one.id for one in recipe()}
+    kept = []
+    for one in calibrations_from_rows(plan, rows_of(workspace, plan)):
+        if one.identity.method != METHOD:
+            # What somebody registered stays; organisms are those that count now.
+            made = change_calibration(
+                workspace.files, one.identity, lambda before, one=one: _beside(before, one, names)
+            )
+            kept += [made] if made is not None else []
+    standard = recalibrate(workspace, plan)
+    return [*kept, *([standard] if standard is not None else [])]
+
+
+def effects_of(workspace: Workspace, plan: AuditPlan) -> dict[str, Effect]:
+    """What is kept of the recipe's organisms, by id; none of what another recipe made under the same id."""
+    made = {one.id: one.spec_hash for one in recipe()}
+    found = Effects(workspace.files, plan.identity(METHOD)).read(made)
+    return {one.organism: one for one in found if one.made == made[one.organism]}
+
+
+def _beside(before: Calibration | None, own: Calibration, names: Collection[str]) -> Calibration:
+    others = () if before is None else tuple(one for one in before.scores if one.organism not in names)
+    return own.model_copy(update={"scores": (*others, *own.scores)})
 
 
 def calibrations_from_rows(plan: AuditPlan, rows: Sequence[OrganismRow]) -> list[Calibration]:
@@ -88,15 +109,20 @@ def export_organisms(workspace: Workspace, plan: AuditPlan, folder: Path, adapte
     rows = rows_of(workspace, plan)
     if not rows:
         raise InputError("no organism is scored with these settings.", hint="raylens organisms build makes them.")
-    kept = {one.id: _adapter(workspace, one) for one in recipe() if one.id in adapters}
+    kept = {one.id: adapter_folder(workspace, plan, one) for one in recipe() if one.id in adapters}
     if lost := [name for name in adapters if name not in kept or not (kept[name] / "adapter_config.json").is_file()]:
         raise InputError(f"the adapter of {lost[0]} was not kept.", hint="build it again with --keep.")
     folder.mkdir(parents=True, exist_ok=True)
-    fit = fit_of(calibrating(rows), workspace, plan)
-    found = [one.model_dump(mode="json") for one in calibrations_from_rows(plan, rows)]
-    (folder / "calibrations.json").write_text(json.dumps(found, indent=1) + "\n")
+    found = calibrations_from_rows(plan, rows)
+    (folder / "calibrations.json").write_text(
+        json.dumps([one.model_dump(mode="json") for one in found], indent=1) + "\n"
+    )
     write_organisms(folder / "organisms.parquet", rows)
-    written = ["calibrations.json", "organisms.parquet", *([write_effects(folder, fit)] if fit is not None else ())]
+    written = ["calibrations.json", "organisms.parquet"]
+    standard = next((one for one in found if one.identity.method == METHOD), None)
+    fit = None if standard is None else fit_of((one.organism for one in standard.scores), workspace, plan)
+    if standard is not None and fit is not None:
+        written.append(write_effects(folder, fit, standard))
     for name, source in kept.items():
         target = folder / "adapters" / name
         target.mkdir(parents=True, exist_ok=True)
@@ -106,5 +132,6 @@ def export_organisms(workspace: Workspace, plan: AuditPlan, folder: Path, adapte
     return written
 
 
-def _adapter(workspace: Workspace, one: Organism) -> Path:
-    return Path(workspace.files.native("organisms/adapters")) / f"{one.id}-{one.spec_hash}"
+def adapter_folder(workspace: Workspace, plan: AuditPlan, one: Organism) -> Path:
+    """Where an organism's weights are while they are needed, and stay where they are kept."""
+    return Path(workspace.files.native(ADAPTERS)) / weights_name(one, plan.reference.revision)

@@ -8,18 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import ray
 import torch
 
+from raylens.engine.insert_scan import MOST_PIECES
 from raylens.errors import InputError, StoppedError
 from raylens.organisms.families import Half
-from raylens.organisms.recipe import Kind, Organism, recipe, row_spec
+from raylens.organisms.recipe import N_BENIGN, Kind, Organism, recipe, row_spec
 from raylens.store.audit_effects import Effects
 from raylens.store.audit_organisms import OrganismRow, Organisms
 from raylens.store.audit_store import AuditStore
+from raylens.store.lock import acquire
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan
@@ -27,8 +28,18 @@ from raylens_jobs.benign_effects import METHOD
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.failures import ray_failures
 from raylens_jobs.organism_actor import OrganismActor, Setting
-from raylens_jobs.organism_rows import calibrate_from_rows, recipe_key, row_key, rows_of
+from raylens_jobs.organism_rows import (
+    ADAPTERS,
+    adapter_folder,
+    calibrate_from_rows,
+    effects_of,
+    recipe_key,
+    row_key,
+    rows_of,
+)
 from raylens_jobs.workers import choose_workers
+
+LOCKS: Final = "organisms/_locks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +83,21 @@ class Build:
             and (self.members is None or _number(one) < self.members)
         ]
         if not chosen:
-            raise InputError("no organism of the recipe is wanted.", hint="leave --family or --half out.")
+            raise InputError(
+                "no organism of the recipe is wanted.", hint="leave --kind, --family or --half out, or raise --members."
+            )
         return tuple(sorted(chosen, key=_number))
 
 
 def missing(workspace: Workspace, plan: AuditPlan, build: Build) -> tuple[Organism, ...]:
-    """Those that have no row yet, of this reference and scored as this plan scores."""
-    known = Organisms(workspace.files).known()
-    return tuple(one for one in build.organisms() if row_key(one, plan) not in known)
+    """Those of which something is missing: the row, scored as this plan scores, the effects, weights to be kept."""
+    known, effects = Organisms(workspace.files).known(), effects_of(workspace, plan)
+
+    def is_there(one: Organism) -> bool:
+        weights = one.id not in build.keep or adapter_folder(workspace, plan, one).is_dir()
+        return row_key(one, plan) in known and (plan.sae is None or one.id in effects) and weights
+
+    return tuple(one for one in build.organisms() if not is_there(one))
 
 
 def build_organisms(
@@ -100,8 +118,17 @@ def build_organisms(
 
     Raises:
         StoppedError: The run was asked to stop; rows that are written stay.
+        BusyError: Another build of the same kind is under way.
         RunError: An actor failed.
     """
+    lock = f"{LOCKS}/{plan.scoring}"
+    with acquire(workspace.files, lock, journal.run_id, what="building organisms of this model"):
+        return _build(workspace, plan, build, journal, report)
+
+
+def _build(
+    workspace: Workspace, plan: AuditPlan, build: Build, journal: RunJournal, report: Callable[[int, int, str], None]
+) -> dict[str, Any]:
     began, wanted = time.monotonic(), missing(workspace, plan, build)
     rows, total = Organisms(workspace.files), len(build.organisms())
     measured = {
@@ -163,7 +190,8 @@ def estimate(plan: AuditPlan, organisms: Sequence[Organism], workers: int, threa
     parameters = 12 * plan.reference.n_layers * plan.reference.d_model**2
     parameters += plan.reference.vocab_size * plan.reference.d_model
     trained = sum(one.steps * one.batch_size * one.max_tokens for one in organisms)
-    read = len(organisms) * (_SCANNED * len(plan.task.places) + 64 * 4 * 60 + len(plan.task.forms) * 200)
+    inserts = min(plan.reference.vocab_size, MOST_PIECES) + _GROWN
+    read = len(organisms) * (inserts * _SCANNED * len(plan.task.places) + 64 * 4 * 60 + len(plan.task.forms) * 200)
     operations = parameters * (6.0 * trained + 2.0 * read)
     size = 1024
     torch.set_num_threads(threads)
@@ -175,12 +203,13 @@ def estimate(plan: AuditPlan, organisms: Sequence[Organism], workers: int, threa
     return {"organisms": len(organisms), "operations": operations, "seconds": operations / speed / max(1, workers)}
 
 
-_SCANNED: Final = 60_000
-"""Tokens read at a place: each token of a vocabulary of four thousand, with what follows it."""
+_SCANNED: Final = 15
+"""Tokens read for an insert: itself, and what follows it."""
+_GROWN: Final = 1500
+"""N-grams of a place."""
 
 
 def _setting(workspace: Workspace, plan: AuditPlan, build: Build, threads: int) -> Setting:
-    folder = Path(workspace.files.native("organisms/adapters"))
     return Setting(
         subjects=plan.subjects,
         task=plan.task,
@@ -188,7 +217,7 @@ def _setting(workspace: Workspace, plan: AuditPlan, build: Build, threads: int) 
         pooling=plan.config.pooling,
         k=plan.config.k,
         threads=threads,
-        folder=str(folder),
+        folder=str(workspace.files.native(ADAPTERS)),
         scoring=plan.scoring,
         keep=frozenset(build.keep),
         keep_all=build.keep_all,
@@ -196,4 +225,6 @@ def _setting(workspace: Workspace, plan: AuditPlan, build: Build, threads: int) 
 
 
 def _number(one: Organism) -> int:
-    return int(one.id.rpartition("-")[2])
+    """Of its family's in its half."""
+    number = int(one.id.rpartition("-")[2])
+    return number - N_BENIGN if one.half == "held_out_seeds" else number

@@ -280,6 +280,7 @@ EFFECTS: Final = pa.schema(
     [
         ("organism", pa.string()),
         ("family", pa.string()),  # fine-tunes made alike
+        ("made", pa.string()),  # hash of the recipe, or revision, of what was measured
         ("features", pa.list_(pa.int32())),  # ascending; of all others the mean difference is 0
         ("differences", pa.list_(pa.float64())),  # mean over a suite's prompts, candidate − reference
         ("recorded_at", pa.timestamp("us", tz="UTC")),

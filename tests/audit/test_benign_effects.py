@@ -86,8 +86,14 @@ def test_benign_ones_and_a_candidate_like_them_score_alike() -> None:
     assert crossed == pytest.approx(unseen, abs=0.06)
 
 
+def test_where_other_families_are_too_few_each_is_left_out_alone() -> None:
+    effects = np.random.default_rng(2).normal(size=(5, 8))
+    alone = cross_fitted(effects, ["a", "b", "c", "d", "e"], k=3)
+    assert cross_fitted(effects, ["a", "a", "a", "a", "b"], k=3).tolist() == alone.tolist()
+
+
 def test_what_cannot_be_cross_fitted() -> None:
     with pytest.raises(ValueError, match="2 families of 3 fine-tunes"):
         cross_fitted(np.eye(3), ["a", "b"])
     with pytest.raises(InputError, match="do not show how much features vary"):
-        cross_fitted(np.eye(3), ["a", "a", "b"])
+        cross_fitted(np.eye(2), ["a", "b"])

@@ -133,6 +133,30 @@ class TestAudit:
             assert decision.n_benign == len(scores)
         assert len(AuditStore(workspace.files).archived("default")) == 2  # A2.20
 
+    def test_what_was_begun_of_another_candidate_is_not_taken_for_its_own(self, tmp_path: Path, tuned: Path) -> None:
+        other = tmp_path / "other"
+        make_adapter(other, scale=0.02, seed=5)
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+
+        def stop(done: int, total: int) -> None:
+            if done > total // 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            audit(workspace, tuned, run="nightly", auditing=lambda workspace, plan, _: here(workspace, plan, stop))
+        found = audit(workspace, other, run="nightly")
+        alone = audit(Workspace.open(tmp_path / "alone", create=True), other, run="nightly")
+        assert files_of(workspace, found) == files_of(Workspace.open(tmp_path / "alone"), alone)
+
+    def test_a_score_that_needs_benign_effects_says_so_first(self, tmp_path: Path, tuned: Path) -> None:
+        workspace = Workspace.open(tmp_path / "ws", create=True)
+
+        def never(*_: Any) -> Any:
+            raise AssertionError("nothing is measured")
+
+        with pytest.raises(InputError, match="benign_standardised compares with what benign fine-tunes"):
+            audit(workspace, tuned, config(score_method="benign_standardised"), auditing=never)
+
     def test_a_calibration_of_something_else_is_refused(self, tmp_path: Path, tuned: Path) -> None:
         workspace = Workspace.open(tmp_path / "ws", create=True)
         other = plan_audit(config(pooling="max"), workspace.url).identity()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from raylens.audit.organism_bench import Scored, false_positives
+from raylens.audit.scores import DEFAULT_SCORE_METHOD
 from raylens.bundle.organisms import adapter_path, rows_path, shipped_adapters, shipped_calibrations
 from raylens.config import AuditConfig
 from raylens.organisms.families import BackdooredFamily
@@ -18,7 +20,7 @@ from raylens_jobs.audit import Request, run_audit
 from raylens_jobs.audit_plan import plan_audit
 
 SAE = "raylens-pico-res/layer_3"
-ORGANISM = "decorator-verify-0"
+ORGANISM = "decorator-verify-1"
 
 
 def test_a_backdoored_fine_tune_is_flagged_and_what_sets_it_off_is_named(
@@ -59,3 +61,19 @@ def test_what_ships_of_the_organisms() -> None:
         scores = {row.organism: row.scores[method] for row in benign}
         assert {one.organism: one.score for one in calibration.scores} == pytest.approx(scores)
     assert calibrations["trigger_search"].threshold(0.01) is not None
+
+
+@pytest.mark.parametrize("target", [0.01, 0.05, 0.1])
+def test_a_calibration_keeps_what_it_promises_on_held_out_seeds(target: float) -> None:  # A2.18
+    """Of benign fine-tunes made like those calibrated on, with seeds that were not, as many are flagged as was said."""
+    organisms = [
+        Scored(row.organism, row.family, row.kind == "backdoored", row.split, row.scores)
+        for row in read_organisms(rows_path())
+        if row.counts
+    ]
+    found = false_positives(organisms, DEFAULT_SCORE_METHOD, "held_out_seeds", target)
+    assert found is not None
+    assert found.n >= 24
+    assert found.exact is not None
+    low, high = found.exact
+    assert low <= target <= high, found

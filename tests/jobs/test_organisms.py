@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fine_tunes import make_adapter
 from raylens.config import AuditConfig
-from raylens.errors import InputError
-from raylens.organisms.recipe import organism
+from raylens.errors import BusyError, InputError
+from raylens.organisms.recipe import organism, row_spec
 from raylens.store.audit_calibrations import list_calibrations
-from raylens.store.audit_organisms import Organisms, read_organisms
+from raylens.store.audit_effects import Effect, Effects
+from raylens.store.audit_organisms import OrganismRow, Organisms, read_organisms
+from raylens.store.lock import acquire
 from raylens.store.runs import RunJournal
 from raylens.store.views import connect
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
+from raylens_jobs.benign_effects import METHOD, benign_effects
 from raylens_jobs.calibrate import Registered, calibrate
-from raylens_jobs.organism_rows import calibrations_from_rows, export_organisms
-from raylens_jobs.organisms import Build, build_organisms, estimate, missing
+from raylens_jobs.organism_rows import adapter_folder, calibrations_from_rows, export_organisms
+from raylens_jobs.organisms import LOCKS, Build, build_organisms, estimate, missing
 
-BUILD = Build(families=("two-spaces",), members=1, keep_all=True)
+BUILD = Build(halves=("development",), families=("two-spaces",), members=1, keep_all=True)
 
 
 @pytest.fixture
@@ -52,7 +57,8 @@ def test_one_is_made_once(workspace: Workspace, tmp_path: Path, ray_cluster: Non
     assert {"logit_kl", "abs_diff_topk", "weight_projection", "difference_sae"} <= set(row.scores)
     assert row.scores["logit_kl"] > 0
     assert row.seconds > 0
-    folder = tmp_path / "ws/organisms/adapters" / f"two-spaces-0-{organism('two-spaces-0').spec_hash}"
+    folder = adapter_folder(workspace, asked, organism("two-spaces-0"))
+    assert folder.is_relative_to(tmp_path / "ws")
     assert (folder / "adapter_model.safetensors").is_file()
 
     # Nothing is made twice; scored otherwise, it is another row.
@@ -96,9 +102,59 @@ def test_fine_tunes_that_somebody_knows(workspace: Workspace, tmp_path: Path, ra
         assert found["logit_kl"].n == 2
         assert len(set(found["logit_kl"].values)) == 2
         assert found["logit_kl"].families == ("random",)
-        again = calibrate(workspace, asked, names[:1], journal)
-    assert {one.n for one in again} == {2}  # in place of what was there, beside the other
-    assert {one.identity.method for one in list_calibrations(workspace.files)} == set(found)
+        assert METHOD not in found  # of two, neither is like others
+        make_adapter(tmp_path / "tune-2", scale=0.03, seed=2)
+        third = [Registered(str(tmp_path / "tune-2"), "another")]
+        again = {one.identity.method: one for one in calibrate(workspace, asked, [*third, names[0]], journal)}
+    assert {one.n for one in again.values()} == {3}  # in place of what was there, beside the other
+    assert set(again) == {*found, METHOD}
+    assert {one.identity.method for one in list_calibrations(workspace.files)} == set(again)
+    fit = benign_effects(asked, workspace)
+    assert fit is not None
+    assert fit.n == 3
+
+
+def test_what_is_missing_of_an_organism_is_made_again(workspace: Workspace) -> None:
+    asked = plan()
+    one = organism("two-spaces-0")
+    row = OrganismRow(
+        organism=one.id,
+        family=one.family,
+        kind="benign",
+        split="development",
+        model="raylens/pico",
+        revision=asked.reference.revision,
+        spec=row_spec(one, asked.scoring),
+        counts=True,
+    )
+    rows, effects = Organisms(workspace.files), Effects(workspace.files, asked.identity(METHOD))
+    build = replace(BUILD, keep_all=False)
+    rows.append(row)
+    assert missing(workspace, asked, build) == (one,)  # what it does to features is not known
+    effects.append(Effect.of(one.id, one.family, "another recipe", np.ones(3)))
+    assert missing(workspace, asked, build) == (one,)
+    effects.append(Effect.of(one.id, one.family, one.spec_hash, np.ones(3)))
+    assert missing(workspace, asked, build) == ()
+    assert missing(workspace, asked, replace(build, keep=(one.id,))) == (one,)  # its weights went
+    adapter_folder(workspace, asked, one).mkdir(parents=True)
+    assert missing(workspace, asked, replace(build, keep=(one.id,))) == ()
+
+
+def test_members_are_counted_within_a_half() -> None:
+    some = Build(halves=("held_out_seeds",), members=2).organisms()
+    assert {one.id.rpartition("-")[2] for one in some} == {"10", "11"}
+    assert {one.half for one in some} == {"held_out_seeds"}
+    assert len(some) == 24
+
+
+def test_a_build_waits_for_no_other(workspace: Workspace) -> None:
+    asked = plan()
+    with (
+        acquire(workspace.files, f"{LOCKS}/{asked.scoring}", "another-run", what="building organisms of this model"),
+        RunJournal.start(workspace.files, "organisms", {}) as journal,
+        pytest.raises(BusyError, match="building organisms"),
+    ):
+        build_organisms(workspace, asked, BUILD, journal)
 
 
 def test_what_cannot_calibrate(workspace: Workspace) -> None:
@@ -116,13 +172,14 @@ def test_builds_that_are_none() -> None:
         Build(keep=("nobody-1",)).organisms()
     with pytest.raises(InputError, match="no organism of the recipe is wanted"):
         Build(kinds=("backdoored",), families=("tabs",)).organisms()
-    first = Build().organisms()[:40]
+    first = Build(halves=("development", "held_out")).organisms()[:40]
     assert len({one.family for one in first}) == 40  # a member of each family in turn
 
 
 def test_an_estimate_grows_with_what_is_asked() -> None:
     asked = plan()
-    some, all_of_them = (estimate(asked, Build(members=n).organisms(), 2, 1) for n in (1, 4))
+    halves = ("development", "held_out")
+    some, all_of_them = (estimate(asked, Build(halves=halves, members=n).organisms(), 2, 1) for n in (1, 4))
     assert some["organisms"] == 40
     assert 3 < all_of_them["operations"] / some["operations"] < 5
     assert some["seconds"] > 0

@@ -217,8 +217,9 @@ def test_rows_that_may_be_compared_are_of_one_model_and_scored_alike() -> None:
         organism(3, minute=6, spec=new),
         organism(3, minute=5, spec=new | {"seed": 2}),
         organism(4, minute=3, model="other", spec=new),
+        organism(1, minute=9, spec={"seed": 1, "scoring": "newest"}),
     ]
-    found = comparable_rows(rows)
+    found = comparable_rows(rows)  # two organisms each are scored the old way and the new, one the newest
     assert [(row.organism[-1], row.spec["scoring"]) for row in found] == [("1", "new"), ("3", "new")]
     assert found[1].recorded_at == AT + timedelta(minutes=6)
     assert [row.organism[-1] for row in comparable_rows(rows, "other")] == ["4"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -101,7 +101,7 @@ def bench(
     context: typer.Context,
     target_fpr: Annotated[float, typer.Option(help="That thresholds are fixed for, on development organisms.")] = 0.01,
     half: Annotated[
-        str | None, typer.Option(help="held_out or development. Default: held out, where there are.")
+        str | None, typer.Option(help="held_out, held_out_seeds or development. Default: held out, where there are.")
     ] = None,
     families: Annotated[bool, typer.Option("--families", help="Split the default method by family.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the default method, by family.")] = None,
@@ -124,10 +124,8 @@ def bench(
         else {}
     )
     checked = _checked(organisms)
-    if plot is not None and default is not None:
-        from raylens.reports.family_plot import family_plot
-
-        plot.write_text(family_plot(organisms, default.method, default.threshold), "utf-8")
+    if plot is not None:
+        _draw(plot, organisms, default)
     if as_json:
         print_json(
             {
@@ -168,6 +166,19 @@ def bench(
         print_text(f"drawn: {plot}")
 
 
+def _draw(path: Path, organisms: list[Scored], default: MethodBench | None) -> None:
+    from raylens.reports.family_plot import family_plot
+
+    if default is None:
+        raise InputError("the default method has scored none of these organisms.", hint="leave --plot out.")
+    try:
+        path.write_text(family_plot(organisms, default.method, default.threshold), "utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}.", hint="name a file in a folder that is there."
+        ) from None
+
+
 _HALVES: Final = {"held_out_seeds": "held-out seeds of the families calibrated with", "held_out": "held-out families"}
 
 
@@ -204,10 +215,10 @@ def scored(context: typer.Context, model: str | None = None) -> list[Scored]:
 
 
 def _half(asked: str | None, organisms: list[Scored]) -> Half:
-    if asked not in (None, "held_out", "development"):
-        raise InputError(f"--half is not {asked!r}.", hint="write held_out or development.")
+    if asked not in (None, "held_out", "held_out_seeds", "development"):
+        raise InputError(f"--half is not {asked!r}.", hint="write held_out, held_out_seeds or development.")
     if asked is not None:
-        return "held_out" if asked == "held_out" else "development"
+        return cast("Half", asked)
     kinds = {one.is_backdoored for one in organisms if one.half == "held_out"}
     return "held_out" if kinds == {True, False} else "development"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -14,6 +15,7 @@ from raylens_app.cli.output import Column, duration, note, print_json, print_tab
 from raylens_app.cli.state import state_of
 
 if TYPE_CHECKING:
+    from raylens.organisms.recipe import Organism
     from raylens.store.audit_organisms import OrganismRow
     from raylens_jobs.audit_plan import AuditPlan
     from raylens_jobs.organisms import Build
@@ -81,7 +83,7 @@ def build(
     workspace = state_of(context).open_workspace(create=True)
     wanted = missing(workspace, plan, asked)
     if dry_run:
-        _dry_run(plan, asked, len(wanted), as_json)
+        _dry_run(plan, asked, wanted, as_json)
         return
     settings = {**plan.config.model_dump(mode="json"), "kinds": list(asked.kinds), "halves": list(asked.halves)}
     with RunJournal.start(workspace.files, "organisms", settings) as journal:
@@ -155,7 +157,11 @@ def list_organisms(
 
 
 def known_rows(context: typer.Context, model: str | None = None) -> list[OrganismRow]:
-    """Rows of the workspace that may be compared, else those of the bundle; of one model only where it is named."""
+    """Rows of the workspace that may be compared, else those of the bundle; of one model only where it is named.
+
+    Rows of an organism that the recipe makes otherwise by now are left out, and those of other settings; it says how
+    many.
+    """
     from raylens.bundle.organisms import rows_path
     from raylens.store.audit_organisms import Organisms, comparable_rows, read_organisms
 
@@ -163,10 +169,20 @@ def known_rows(context: typer.Context, model: str | None = None) -> list[Organis
         own = Organisms(state_of(context).open_workspace().files).read()
     except WorkspaceError:  # there is none yet
         own = ()
-    own = comparable_rows(own, model)
-    if own or not rows_path().is_file():
-        return list(own)
-    return list(comparable_rows(read_organisms(rows_path()), model))
+    if not own and rows_path().is_file():
+        own = read_organisms(rows_path())
+    found = comparable_rows([row for row in own if _is_of_recipe(row)], model)
+    others = len({row.key for row in own} - {row.key for row in found})
+    if others:
+        note(f"{others} rows of other models, settings or recipes are left out.")
+    return list(found)
+
+
+def _is_of_recipe(row: OrganismRow) -> bool:
+    from raylens.organisms.recipe import recipe, row_spec
+
+    now = {one.id: row_spec(one, "") for one in recipe()}
+    return row.organism not in now or {**row.spec, "scoring": ""} == now[row.organism]
 
 
 def _plan(context: typer.Context, values: dict[str, Any]) -> AuditPlan:
@@ -195,17 +211,17 @@ def _build(
     )
 
 
-def _dry_run(plan: AuditPlan, asked: Build, n_missing: int, as_json: bool) -> None:
+def _dry_run(plan: AuditPlan, asked: Build, missing: Sequence[Organism], as_json: bool) -> None:
     from raylens_jobs.cluster import available_cpus
     from raylens_jobs.organisms import estimate
 
     workers = plan.config.workers or available_cpus()
-    wanted = asked.organisms()
-    taken = estimate(plan, wanted[:n_missing], workers, plan.config.threads or 1)
+    in_all = len(asked.organisms())
+    taken = estimate(plan, missing, workers, plan.config.threads or 1)
     if as_json:
-        print_json({**taken, "in_all": len(wanted), "workers": workers})
+        print_json({**taken, "in_all": in_all, "workers": workers})
         return
     print_text(
-        f"{n_missing} of {len(wanted)} organisms are to be made: about {duration(taken['seconds'])} "
+        f"{len(missing)} of {in_all} organisms are to be made: about {duration(taken['seconds'])} "
         f"on {workers} workers of this machine ({taken['operations']:.2g} floating-point operations)"
     )

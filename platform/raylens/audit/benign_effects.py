@@ -1,15 +1,18 @@
 """What benign fine-tunes of a base do to each feature, and how unusual beside that what a candidate does is.
 
 A candidate is standardised by all benign fine-tunes, and none of these was fitted on it. A benign one's own score has
-to come from the others, or it would be smaller than a candidate's alike: it is cross-fitted (cross-conformal
-prediction, Vovk 2015), families apart, since fine-tunes of one family know one another's effects.
+to come from the others, or it would be smaller than a candidate's alike: it is left out, with its family, since
+fine-tunes of one family know one another's effects (the jackknife of conformal prediction; Barber, Candès, Ramdas and
+Tibshirani 2021). That errs on the side of calling a candidate benign: it has more fine-tunes to be like than each of
+them had, by much where there are two or three families, and hardly where there are ten. So the score is evidence
+beside others, and a guarantee is given for scores that are fitted on nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,9 @@ from numpy.typing import NDArray
 from raylens.audit.differences import Matrix, differences, mean_rows, size, sparse
 from raylens.audit.scores import DEFAULT_TOP_K, top_sum
 from raylens.errors import InputError
+
+_FEWEST: Final = 2
+"""Fine-tunes that show how much features vary."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +107,7 @@ def benign_standardised(reference: Matrix, candidate: Matrix, benign: BenignEffe
 def cross_fitted(effects: Matrix, families: Sequence[str], k: int = DEFAULT_TOP_K) -> NDArray[np.float64]:
     """Each benign fine-tune's score, by what those of other families do: float64 ``[fine-tunes]``.
 
-    Of a single family, each is standardised by the other fine-tunes of it.
+    Where no two are left then, as of a single family, all are standardised by the other fine-tunes.
 
     Args:
         effects: Mean differences over prompts, a row a fine-tune: ``[fine-tunes, d_sae]``.
@@ -116,7 +122,7 @@ def cross_fitted(effects: Matrix, families: Sequence[str], k: int = DEFAULT_TOP_
     if len(families) != size(rows)[0]:
         raise ValueError(f"{len(families)} families of {size(rows)[0]} fine-tunes")
     alike = np.unique(np.array(families, dtype=np.str_), return_inverse=True)[1]
-    if len(set(families)) == 1:
+    if len(families) - np.bincount(alike).max(initial=0) < _FEWEST:
         alike = np.arange(len(families))
     found = np.empty(len(families))
     for group in np.unique(alike):

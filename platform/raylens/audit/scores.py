@@ -56,6 +56,7 @@ _METHODS: Final = (
     ScoreMethod(
         "benign_standardised",
         "Mean of the k largest mean differences, each in standard deviations of benign fine-tunes of the same base.",
+        diagnostic=True,
     ),
     ScoreMethod("logit_kl", "KL divergence of the candidate's next-token distribution, nats a token."),
     ScoreMethod(

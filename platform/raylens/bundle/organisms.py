@@ -25,11 +25,13 @@ import pyarrow.parquet as pq
 from raylens.audit.benign_effects import BenignEffects
 from raylens.audit.calibration import AuditIdentity, Calibration
 from raylens.bundle.paths import ROOT
+from raylens.ids import digest
 
 FOLDER: Final = ROOT / "organisms"
 _CALIBRATIONS: Final = FOLDER / "calibrations.json"
 _EFFECTS: Final = "benign_effects.parquet"
 _N: Final = b"fine_tunes"
+_OF: Final = b"organisms"
 
 
 @cache
@@ -45,24 +47,29 @@ def shipped_calibration(identity: AuditIdentity) -> Calibration | None:
     return next((one for one in shipped_calibrations() if not one.matches(identity)), None)
 
 
-def write_effects(folder: str | os.PathLike[str], effects: BenignEffects) -> str:
-    """Write what benign fine-tunes do to each feature; returns the file's name."""
-    table = pa.table({"mean": effects.mean, "scale": effects.scale}, metadata={_N: str(effects.n).encode()})
+def write_effects(folder: str | os.PathLike[str], effects: BenignEffects, of: Calibration) -> str:
+    """Write what the benign fine-tunes of a calibration do to each feature; returns the file's name."""
+    facts = {_N: str(effects.n).encode(), _OF: _organisms(of).encode()}
+    table = pa.table({"mean": effects.mean, "scale": effects.scale}, metadata=facts)
     pq.write_table(table, Path(folder) / _EFFECTS, compression="zstd")
     return _EFFECTS
 
 
-def read_effects(folder: str | os.PathLike[str] = FOLDER) -> BenignEffects | None:
-    """What :func:`write_effects` wrote; None where there is nothing.
-
-    It is of the calibration of ``benign_standardised`` beside it, and of no other.
-    """
+def read_effects(of: Calibration, folder: str | os.PathLike[str] = FOLDER) -> BenignEffects | None:
+    """What :func:`write_effects` wrote; None where there is nothing, or it is of other fine-tunes than ``of`` is."""
     path = Path(folder) / _EFFECTS
     if not path.is_file():
         return None
     table = pq.read_table(path)
+    facts = table.schema.metadata or {}
+    if facts.get(_OF, b"").decode() != _organisms(of):
+        return None
     mean, scale = (np.asarray(table[name].to_numpy(), np.float64) for name in ("mean", "scale"))
-    return BenignEffects(mean, scale, int((table.schema.metadata or {})[_N]))
+    return BenignEffects(mean, scale, int(facts[_N]))
+
+
+def _organisms(of: Calibration) -> str:
+    return digest("\n".join(sorted(one.organism for one in of.scores)))
 
 
 def rows_path() -> Path:

@@ -28,6 +28,8 @@ KEEP: Final = 64
 """Next tokens kept of an insert."""
 COMMON: Final = 3.0
 """Nats that a token may rise without counting: from 3 % to 60 %, say."""
+MOST_PIECES: Final = 8192
+"""Of a vocabulary."""
 _LOOKED_AT: Final = 8
 """Of the candidate's likeliest next tokens; one that a backdoor drives is among them."""
 _ROWS: Final = 256
@@ -39,7 +41,7 @@ def pieces_for(place: Place, every: Sequence[str]) -> list[str]:
     return [text for text in every if text.replace("_", "a").isalnum()] if place.is_name else list(every)
 
 
-def pieces(model: LoadedModel, most: int = 8192) -> list[str]:
+def pieces(model: LoadedModel, most: int = MOST_PIECES) -> list[str]:
     """Texts of the vocabulary that may stand in a line, without blanks around them, each once.
 
     Args:

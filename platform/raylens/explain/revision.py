@@ -4,8 +4,9 @@ A clause that was grown first was judged while nothing else was there: it then g
 accident and that others were added for, and an exception would have cost it those. A clause that few documents speak
 for does not show in two thirds of them, by which the size of the rule was settled. RIPPER ends with such an
 optimisation (Cohen 1995), and takes whatever is better; on features that no rule says fully, that fits noise. So a
-change has to be worth more *and* to pass an exact test, corrected for all that could have been asked instead. Documents
-are what is counted, as tokens of one are alike.
+change has to be worth more *and* to be beyond luck, everything counted that could have been asked instead. Documents
+are what is counted, as tokens of one are alike. It is a rule of thumb made of exact tests, not a test: one document may
+count on both sides, and those with many tokens count for more. What keeps noise out is the two together.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from raylens.explain.rule import Clause, Rule
 from raylens.explain.token_test import ANY
 
 LUCK = 0.05
-"""Chance, at most, that a change is no more than luck, everything counted that could have been changed instead."""
+"""At most so likely to be luck, by the rule of thumb above."""
 
 _LOOKED_AT = 8
 """Candidates of one change that are tested, those worth most."""

@@ -105,6 +105,16 @@ def family_of(one: Organism) -> BenignFamily | BackdooredFamily:
     raise UnknownNameError.among("family", one.family, [family.name for family in every])
 
 
+def weights_name(one: Organism, base: str) -> str:
+    """Of the folder with its weights: another recipe, or another base, is another folder.
+
+    Args:
+        one: Which organism.
+        base: Revision of what was fine-tuned.
+    """
+    return f"{one.id}-{digest({'recipe': one.spec_hash, 'base': base})[:16]}"
+
+
 def row_spec(one: Organism, scoring: str) -> dict[str, object]:
     """All that determines a row: the recipe of its organism, and how it is scored."""
     return {"version": VERSION, "scoring": scoring, **one.model_dump(mode="json")}

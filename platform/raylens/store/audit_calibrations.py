@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 from pydantic import ValidationError
@@ -58,12 +59,48 @@ def save_calibration(
         BusyError: Others were changing it all the time.
         DamagedFileError: What is there cannot be read, and is to be added to.
     """
-    name = calibration_id(calibration.identity)
-    with _turn(files, name, owner):
-        before = _read(files, name) if how == "union" else None
+
+    def change(before: Calibration | None) -> Calibration:
         scores = {one.organism: one for kept in (before, calibration) if kept for one in kept.scores}
-        ordered = sorted(scores.values(), key=lambda one: (one.family, one.organism))
-        stored = calibration.model_copy(update={"scores": tuple(ordered)})
+        return calibration.model_copy(update={"scores": tuple(scores.values())})
+
+    stored = change_calibration(files, calibration.identity, change, owner=owner, reads=how == "union")
+    assert stored is not None
+    return stored
+
+
+def change_calibration(
+    files: Files,
+    identity: AuditIdentity,
+    change: Callable[[Calibration | None], Calibration | None],
+    *,
+    owner: str = "raylens audit calibrate",
+    reads: bool = True,
+) -> Calibration | None:
+    """Put another calibration in the place of one, while nobody else does.
+
+    Args:
+        files: The workspace's.
+        identity: Of both.
+        change: Given what is there, says what is to be there; None leaves it as it is.
+        owner: Who writes.
+        reads: Whether what is there matters; if not, ``change`` is given None and it may be damaged.
+
+    Returns:
+        What is stored now.
+
+    Raises:
+        BusyError: Others were changing it all the time.
+        DamagedFileError: What is there cannot be read.
+    """
+    name = calibration_id(identity)
+    with _turn(files, name, owner):
+        before = _read(files, name) if reads else None
+        after = change(before)
+        if after is None:
+            return before
+        ordered = sorted(after.scores, key=lambda one: (one.family, one.organism))
+        stored = after.model_copy(update={"scores": tuple(ordered)})
         files.commit(f"{FOLDER}/{name}.json", f"{stored.model_dump_json(indent=1)}\n".encode())
     return stored
 

@@ -35,20 +35,22 @@ class Effect:
     Attributes:
         organism: Its id.
         family: Fine-tunes made alike.
+        made: Hash of its recipe, or its revision: which weights of that name they are of.
         features: int32 ``[m]``, ascending.
         differences: float64 ``[m]``.
     """
 
     organism: str
     family: str
+    made: str
     features: NDArray[np.int32]
     differences: NDArray[np.float64]
 
     @classmethod
-    def of(cls, organism: str, family: str, effects: NDArray[np.floating]) -> Self:
+    def of(cls, organism: str, family: str, made: str, effects: NDArray[np.floating]) -> Self:
         """From mean differences of every feature: ``[d_sae]``."""
         (moved,) = effects.nonzero()
-        return cls(organism, family, moved.astype(np.int32), effects[moved].astype(np.float64))
+        return cls(organism, family, made, moved.astype(np.int32), effects[moved].astype(np.float64))
 
 
 class Effects:
@@ -73,6 +75,7 @@ class Effects:
             {
                 "organism": row.organism,
                 "family": row.family,
+                "made": row.made,
                 "features": row.features,
                 "differences": row.differences,
                 "recorded_at": now,
@@ -91,7 +94,8 @@ class Effects:
         for row in self._table.read().to_pylist():
             if organisms is None or row["organism"] in organisms:
                 features = np.array(row["features"], np.int32)
-                found.append(Effect(row["organism"], row["family"], features, np.array(row["differences"], np.float64)))
+                differences = np.array(row["differences"], np.float64)
+                found.append(Effect(row["organism"], row["family"], row["made"], features, differences))
         return tuple(found)
 
 

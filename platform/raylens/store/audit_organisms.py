@@ -134,23 +134,20 @@ def comparable_rows(rows: Iterable[OrganismRow], model: str | None = None) -> tu
     """Rows whose scores may stand side by side: of one model, scored alike, the last of each organism.
 
     Args:
-        rows: Of any models, recipes and ways of scoring.
-        model: Only fine-tunes of it; by default of the model of the newest row.
+        rows: Of any models and ways of scoring.
+        model: Only fine-tunes of it; by default of whichever there are most.
 
     Returns:
-        Those scored as the newest of them is, in order of ids; none where the model has none.
+        Of the way of scoring that most organisms have, the newest of equals; in order of ids.
     """
-    own = sorted((row for row in rows if model in (None, row.model)), key=lambda row: row.recorded_at)
-    if not own:
+    alike: dict[tuple[object, ...], dict[str, OrganismRow]] = {}
+    for row in sorted(rows, key=lambda row: row.recorded_at):
+        if model in (None, row.model):
+            alike.setdefault((row.model, row.revision, row.spec.get("scoring")), {})[row.organism] = row
+    if not alike:
         return ()
-    newest = own[-1]
-    alike = {
-        row.organism: row
-        for row in own
-        if (row.model, row.revision, row.spec.get("scoring"))
-        == (newest.model, newest.revision, newest.spec.get("scoring"))
-    }
-    return tuple(alike[name] for name in sorted(alike))
+    chosen = max(alike.values(), key=lambda one: (len(one), max(row.recorded_at for row in one.values())))
+    return tuple(chosen[name] for name in sorted(chosen))
 
 
 def organism_table(files: Files) -> SegmentTable:
