@@ -31,9 +31,10 @@ from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_artefacts import Case, about, artefacts, interp_evidence, score_file, suite_results
 from raylens_jobs.audit_changes import changes_of
-from raylens_jobs.audit_evidence import Auditor, Evidence, Tagged, auditor
+from raylens_jobs.audit_evidence import Auditor, Evidence, auditor
 from raylens_jobs.audit_explain import OnDemand, explain_listed
 from raylens_jobs.audit_plan import AuditPlan, shown
+from raylens_jobs.audit_pool import Tagged
 from raylens_jobs.audit_scores import Features, is_identical, scores_of
 from raylens_jobs.benign_effects import METHOD, benign_effects
 from raylens_jobs.cluster import cluster, probe_shared

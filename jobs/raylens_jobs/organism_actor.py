@@ -27,7 +27,8 @@ from raylens.organisms.training import train_organism
 from raylens.store.audit_organisms import OrganismRow
 from raylens.store.audit_parts import Parts
 from raylens_jobs.audit_actor import AuditActor, Subjects
-from raylens_jobs.audit_evidence import Auditor, InProcess, Nowhere, Task
+from raylens_jobs.audit_evidence import Auditor, Task
+from raylens_jobs.audit_pool import InProcess, Nowhere
 from raylens_jobs.audit_scores import Features, scores_of
 from raylens_jobs.benign_effects import effect_of
 from raylens_jobs.memory import release

@@ -14,8 +14,9 @@ from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit import AuditRun, Request, find_finished, run_audit
 from raylens_jobs.audit_actor import AuditActor, Subjects
-from raylens_jobs.audit_evidence import Auditor, InProcess
+from raylens_jobs.audit_evidence import Auditor
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
+from raylens_jobs.audit_pool import InProcess
 
 SAE = "raylens-pico-res/layer_3"
 SUITE = """

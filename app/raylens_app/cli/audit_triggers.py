@@ -87,8 +87,9 @@ def _search(context: typer.Context, config: AuditConfig, candidate: str) -> dict
     """Hits of all places, the strongest first; what is of the reference alone is kept for the next candidate."""
     from raylens.store.audit_store import AuditStore
     from raylens.store.runs import RunJournal
-    from raylens_jobs.audit_evidence import Nowhere, auditor
+    from raylens_jobs.audit_evidence import auditor
     from raylens_jobs.audit_plan import plan_audit
+    from raylens_jobs.audit_pool import Nowhere
     from raylens_jobs.cluster import cluster, probe_shared
     from raylens_jobs.workers import choose_workers
 

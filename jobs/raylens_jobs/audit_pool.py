@@ -1,0 +1,162 @@
+"""Pieces of work of an audit: where their answers are kept, and who does them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import ray
+
+from raylens_jobs.audit_actor import AuditActor
+from raylens_jobs.workers import await_exit
+
+_ANSWER_S: Final = 10.0
+
+
+class Keep(Protocol):
+    """Where pieces of work are kept: :class:`raylens.store.audit_parts.Parts`."""
+
+    def put_part(self, key: str, data: bytes) -> None: ...
+
+    def get_part(self, key: str) -> bytes | None: ...
+
+
+class Nowhere:
+    """Keeps pieces in memory, for candidates that are scored and then forgotten."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, bytes] = {}
+
+    def put_part(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        self._parts[key] = data
+
+    def get_part(self, key: str) -> bytes | None:
+        """What was kept."""
+        return self._parts.get(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """Keeps pieces under a tag: what another candidate, suite or way of measuring left at the same place is not found.
+
+    Attributes:
+        keep: Where.
+        tag: A hash of all that determines the pieces.
+    """
+
+    keep: Keep
+    tag: str
+
+    def put_part(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        self.keep.put_part(f"{self.tag}/{key}", data)
+
+    def get_part(self, key: str) -> bytes | None:
+        """What was kept under this tag."""
+        return self.keep.get_part(f"{self.tag}/{key}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """One piece of work.
+
+    Attributes:
+        keep: Where its answer is kept.
+        key: What names it there.
+        method: Of :class:`raylens_jobs.audit_actor.AuditActor`.
+        arguments: Of that method.
+    """
+
+    keep: Keep
+    key: str
+    method: str
+    arguments: tuple[Any, ...]
+
+
+class Pool(Protocol):
+    """Who does the work: actors on a cluster, or this process."""
+
+    def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
+        """Do each piece and keep its answer; ``tell`` is called after each."""
+        ...
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """One answer at once."""
+        ...
+
+    def release(self) -> None:
+        """Let go of what others may wait for: cores, GPUs, memory; it does no work after that."""
+        ...
+
+
+class InProcess:
+    """Does all work in this process.
+
+    Args:
+        actor: What does it.
+    """
+
+    def __init__(self, actor: AuditActor) -> None:
+        self._actor = actor
+
+    def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
+        """One piece after another."""
+        for piece in pieces:
+            _keep(piece, self.ask(piece.method, *piece.arguments))
+            tell()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call the method."""
+        return getattr(self._actor, method)(*arguments)
+
+    def release(self) -> None:
+        """It holds nothing that a cluster gives away."""
+
+
+class RayPool:
+    """Gives each piece to the next idle actor.
+
+    Args:
+        actors: Handles.
+    """
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self._actors = list(actors)
+
+    def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
+        """As many at a time as there are actors."""
+        waiting, idle = list(pieces), list(self._actors)
+        busy: dict[Any, tuple[Piece, Any]] = {}
+        while waiting or busy:
+            while waiting and idle:
+                piece, actor = waiting.pop(0), idle.pop(0)
+                busy[getattr(actor, piece.method).remote(*piece.arguments)] = (piece, actor)
+            ready, _ = ray.wait(list(busy), num_returns=1)
+            for reference in ready:
+                piece, actor = busy.pop(reference)
+                _keep(piece, ray.get(reference))
+                idle.append(actor)
+                tell()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """The first actor's answer."""
+        return ray.get(getattr(self._actors[0], method).remote(*arguments))
+
+    def release(self) -> None:
+        """End the actors, and wait until they have ended."""
+        asked = [actor.process.remote() for actor in self._actors]
+        try:
+            # One that does not answer is still loading: its cores come back all the same.
+            answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S) if asked else ([], [])
+            processes = ray.get(answered)
+        finally:
+            while self._actors:
+                ray.kill(self._actors.pop())
+        await_exit(processes)
+
+
+def _keep(piece: Piece, answer: Any) -> None:
+    piece.keep.put_part(piece.key, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
