@@ -13,9 +13,9 @@ from typing import Any, Final
 import ray
 import torch
 
+from raylens.audit.halves import HALVES, Half
 from raylens.engine.insert_scan import MOST_PIECES
 from raylens.errors import InputError, StoppedError
-from raylens.organisms.families import Half
 from raylens.organisms.recipe import N_BENIGN, Kind, Organism, recipe, row_spec
 from raylens.store.audit_effects import Effects
 from raylens.store.audit_organisms import OrganismRow, Organisms
@@ -56,7 +56,7 @@ class Build:
     """
 
     kinds: tuple[Kind, ...] = ("benign", "backdoored")
-    halves: tuple[Half, ...] = ("development", "held_out", "held_out_seeds")
+    halves: tuple[Half, ...] = HALVES
     families: tuple[str, ...] = ()
     members: int | None = None
     keep: tuple[str, ...] = ()

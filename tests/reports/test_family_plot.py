@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from raylens.audit.organism_bench import Half, Scored
+from raylens.audit.halves import Half
+from raylens.audit.organism_bench import Scored
 from raylens.reports.family_plot import family_plot
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -15,7 +15,8 @@ from raylens_app.cli.output import Column, note, print_json, print_table, print_
 from raylens_app.cli.state import state_of
 
 if TYPE_CHECKING:
-    from raylens.audit.organism_bench import Half, MethodBench, Scored
+    from raylens.audit.halves import Half
+    from raylens.audit.organism_bench import MethodBench, Scored
     from raylens.audit.rates import Rate
 
 _FEWEST: Final = 99
@@ -215,8 +216,10 @@ def scored(context: typer.Context, model: str | None = None) -> list[Scored]:
 
 
 def _half(asked: str | None, organisms: list[Scored]) -> Half:
-    if asked not in (None, "held_out", "held_out_seeds", "development"):
-        raise InputError(f"--half is not {asked!r}.", hint="write held_out, held_out_seeds or development.")
+    from raylens.audit.halves import HALVES
+
+    if asked not in (None, *HALVES):
+        raise InputError(f"--half is not {asked!r}.", hint=f"write one of {', '.join(HALVES)}.")
     if asked is not None:
         return cast("Half", asked)
     kinds = {one.is_backdoored for one in organisms if one.half == "held_out"}

@@ -195,15 +195,16 @@ def _plan(context: typer.Context, values: dict[str, Any]) -> AuditPlan:
 def _build(
     kind: str, half: str, family: list[str] | None, members: int | None, keep: list[str] | None, keep_all: bool
 ) -> Build:
+    from raylens.audit.halves import HALVES
     from raylens_jobs.organisms import Build
 
-    kinds, halves = ("benign", "backdoored"), ("development", "held_out", "held_out_seeds")
-    for said, known, flag in ((kind, kinds, "--kind"), (half, halves, "--half")):
+    kinds = ("benign", "backdoored")
+    for said, known, flag in ((kind, kinds, "--kind"), (half, HALVES, "--half")):
         if said not in (*known, "all"):
             raise InputError(f"{flag} is not {said!r}.", hint=f"write {', '.join(known)} or all.")
     return Build(
         kinds=cast(Any, kinds if kind == "all" else (kind,)),
-        halves=cast(Any, halves if half == "all" else (half,)),
+        halves=cast(Any, HALVES if half == "all" else (half,)),
         families=tuple(family or ()),
         members=members,
         keep=tuple(keep or ()),

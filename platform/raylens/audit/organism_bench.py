@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raylens.audit.calibration import DEFAULT_TARGET_FPR, conformal_threshold
+from raylens.audit.halves import Half
 from raylens.audit.rates import Rate, auroc, rate, rate_above, tpr_at_fpr
 from raylens.audit.scores import SCORE_METHODS
 from raylens.score.metrics import Metric
-
-Half = Literal["development", "held_out", "held_out_seeds"]
 
 
 @dataclass(frozen=True, slots=True)

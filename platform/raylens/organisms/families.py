@@ -8,11 +8,10 @@ Seeds of benign families for development that are held out as well check what a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from raylens.audit.halves import Half
 from raylens.organisms.triggers import Trigger
-
-Half = Literal["development", "held_out", "held_out_seeds"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from raylens.audit.halves import Half
 from raylens.config import Config
 from raylens.errors import UnknownNameError
 from raylens.ids import digest
-from raylens.organisms.families import BACKDOORED, BENIGN, BackdooredFamily, BenignFamily, Half
+from raylens.organisms.families import BACKDOORED, BENIGN, BackdooredFamily, BenignFamily
 
 VERSION: Final = 1
 """Raised when the same settings would train another organism."""

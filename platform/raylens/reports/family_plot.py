@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raylens.audit.organism_bench import Half, Scored
+from raylens.audit.halves import Half
+from raylens.audit.organism_bench import Scored
 from raylens.reports.axis import Axis
 from raylens.reports.markup import Markup, element, joined
 from raylens.reports.numbers import count, figure

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, FiniteFloat
 
 from raylens import schema
+from raylens.audit.halves import Half
 from raylens.config import Config
 from raylens.errors import DamagedFileError, InputError
 from raylens.ids import digest
@@ -29,7 +30,6 @@ FOLDER: Final = "organisms"
 KEY: Final = ("organism", "spec_hash")
 
 Kind = Literal["benign", "backdoored"]
-Split = Literal["development", "held_out", "held_out_seeds"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -62,7 +62,7 @@ class OrganismRow(Config):
     organism: str
     family: str
     kind: Kind
-    split: Split
+    split: Half
     model: str
     revision: str | None = None
     spec: Mapping[str, Any]
