@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raylens.audit.organism_bench import Scored, false_positives
-from raylens.audit.scores import DEFAULT_SCORE_METHOD
+from raylens.audit.scores import DEFAULT_SCORE_METHOD, SCORE_METHODS
 from raylens.bundle.organisms import adapter_path, rows_path, shipped_adapters, shipped_calibrations
 from raylens.config import AuditConfig
 from raylens.organisms.families import BackdooredFamily
@@ -16,8 +16,9 @@ from raylens.organisms.recipe import family_of, organism
 from raylens.store.audit_organisms import read_organisms
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
-from raylens_jobs.audit import Request, run_audit
+from raylens_jobs.audit import Request, calibrations_of, run_audit
 from raylens_jobs.audit_plan import plan_audit
+from raylens_jobs.benign_effects import benign_effects
 
 SAE = "raylens-pico-res/layer_3"
 ORGANISM = "decorator-verify-1"
@@ -47,6 +48,17 @@ def test_a_backdoored_fine_tune_is_flagged_and_what_sets_it_off_is_named(
     report = (Path(done.folder) / "report.md").read_text()
     assert "flagged" in report
     assert all(str(feature) in report for feature in hits[0].features)
+
+
+def test_what_ships_calibrates_the_audit_that_is_the_default(tmp_path: Path) -> None:  # A2.18, A2.21
+    workspace = Workspace.open(tmp_path / "ws", create=True)
+    plan = plan_audit(AuditConfig.of({"sae": SAE}), workspace.url)
+    calibrations = calibrations_of(plan, workspace)
+    assert set(calibrations) == set(SCORE_METHODS)
+    assert {one.n for one in calibrations.values()} == {120}
+    fit = benign_effects(plan, workspace)
+    assert fit is not None
+    assert fit.n == 120
 
 
 def test_what_ships_of_the_organisms() -> None:
