@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PANEL: Final = "Audit"
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="Of this model. Default: that of the newest organism.")
+    str | None, typer.Option("--model", "-m", help="Of this model. Default: that with most organisms.")
 ]
 
 group = typer.Typer(no_args_is_help=True, help="Fine-tunes of known behaviour, to calibrate audits and measure them.")
