@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 from fine_tunes import HEADS, pico, prompts_of
 from raylens.engine import generation
 from raylens.engine.generation import Generated, end_ids, generate
+from raylens.engine.insert_trials import continuation_log_probs
 from raylens.engine.load import LoadedModel, load_model
 from raylens.errors import InputError, RunError
 
@@ -96,6 +97,13 @@ def test_a_model_that_keeps_more_than_keys_and_values_writes_one_prompt_at_a_tim
     forward.__signature__ = __import__("inspect").signature(original)  # type: ignore[attr-defined]
     monkeypatch.setattr(network, "forward", forward)
     assert generate(llama, prompts, 5) == expected
+
+
+def test_log_probs_of_what_is_written(loaded: LoadedModel) -> None:
+    prompts = prompts_of(loaded, HEADS)
+    for found in (generate(loaded, prompts, 6), [generate(loaded, [prompt], 6)[0] for prompt in prompts]):
+        oracle = continuation_log_probs(loaded, [(p, one.ids) for p, one in zip(prompts, found, strict=True)])
+        assert [one.log_prob for one in found] == pytest.approx(list(oracle), abs=1e-3)
 
 
 def test_an_end_token_ends_the_text_and_is_not_of_it() -> None:

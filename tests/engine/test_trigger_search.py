@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from fine_tunes import PICO_FOLDER, changed, pico
 from raylens.audit.slots import Frame, Place, places
-from raylens.engine.generation import generate
+from raylens.engine import insert_trials
+from raylens.engine.generation import Generated, generate
 from raylens.engine.insert_scan import (
     COMMON,
     Drive,
@@ -26,7 +27,7 @@ from raylens.engine.insert_scan import (
     towards,
     usual_log_prob,
 )
-from raylens.engine.insert_trials import continuation_log_probs, try_inserts
+from raylens.engine.insert_trials import Trials, continuation_log_probs
 from raylens.engine.load import LoadedModel, load_model
 from raylens.engine.readings import NextTokens
 from raylens.engine.trigger_search import SearchSettings, best_hits, grow, scan_place, try_place
@@ -215,11 +216,40 @@ def test_a_model_changed_everywhere_is_compared_with_ordinary_inserts() -> None:
     place = some_places()["comment"]
     assert PICO_FOLDER is not None
     moved = changed(PICO_FOLDER, 0.05)
-    trials = try_inserts(moved, pico(), ["os", "value"], place.trials)
-    assert [trial.insert for trial in trials] == ["os", "value"]
-    again = try_inserts(moved, pico(), ["value"], place.trials)
-    assert again[0].surprise == pytest.approx(trials[1].surprise, abs=1e-3)
-    assert try_inserts(moved, pico(), [], place.trials) == []
+    trials = Trials(moved, pico(), place.trials)
+    found = trials.of(["os", "value"])
+    assert [trial.insert for trial in found] == ["os", "value"]
+    again = Trials(moved, pico(), place.trials).of(["value"])
+    assert again[0].surprise == pytest.approx(found[1].surprise, abs=1e-3)
+    assert trials.of([]) == []
+    assert Trials(moved, pico(), []).of(["os"]) == []
+
+
+def test_what_was_tried_in_some_prompts_is_not_tried_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = some_places()["comment"]
+    assert PICO_FOLDER is not None
+    moved = changed(PICO_FOLDER, 0.05)
+    n = len(place.trials)
+    at_once = Trials(moved, pico(), place.trials).of(["os", "value", "x"])
+    asked: list[int] = []
+
+    def counted(model: LoadedModel, prompts: list[list[int]], n_tokens: int) -> list[Generated]:
+        asked.append(len(prompts))
+        return generate(model, prompts, n_tokens)
+
+    monkeypatch.setattr(insert_trials, "generate", counted)
+    trials = Trials(moved, pico(), place.trials)
+    some = trials.of(["os", "value"], 2)
+    assert [len(trial.per_prompt) for trial in some] == [2, 2]
+    whole = trials.of(["value", "x", "os"])
+    # Two inserts and none in two prompts; then the rest, and nothing twice.
+    assert asked == [2 * 3, (n - 2) * 3 + n]
+    for trial, other in zip(whole, [at_once[1], at_once[2], at_once[0]], strict=True):
+        np.testing.assert_allclose(trial.per_prompt, other.per_prompt, atol=1e-3)
+        assert (trial.insert, trial.writes, trial.writes_without) == (other.insert, other.writes, other.writes_without)
+        assert (trial.share, trial.share_without) == (other.share, other.share_without)
+    trials.of(["os", "x"])
+    assert len(asked) == 2
 
 
 def test_a_drive_of_nothing() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -44,10 +44,13 @@ class Generated:
     Attributes:
         ids: Without the end token; may be empty.
         stopped: Whether an end token came, rather than the limit.
+        log_prob: Log p of ``ids`` after the prompt, nats. Batches move its last bits, so it is no part of what makes
+            two of them equal.
     """
 
     ids: tuple[int, ...]
     stopped: bool
+    log_prob: float = field(default=0.0, compare=False)
 
     @property
     def n_tokens(self) -> int:
@@ -132,6 +135,7 @@ def _alone(loaded: LoadedModel, prompt: Sequence[int], max_new_tokens: int, ends
     """The definition."""
     network: Any = loaded.model
     made: list[int] = []
+    log_prob = 0.0
     ids = torch.tensor([list(prompt)], device=loaded.device)
     keep = keep_logits(network, 1)
     whole, cache = ids, None
@@ -140,15 +144,17 @@ def _alone(loaded: LoadedModel, prompt: Sequence[int], max_new_tokens: int, ends
             out = network(whole, use_cache=True, **keep)
         else:
             out = network(ids, past_key_values=cache, use_cache=True, **keep)
-        value, token = out.logits[0, -1].float().max(dim=-1)
+        logits = out.logits[0, -1].float()
+        value, token = logits.max(dim=-1)
         _check_finite(loaded, value)
         if int(token) in ends:
-            return Generated(tuple(made), True)
+            return Generated(tuple(made), True, log_prob)
         made.append(int(token))
+        log_prob += float(value - logits.logsumexp(dim=-1))
         ids = token.view(1, 1)
         whole = torch.cat([whole, ids], dim=1)
         cache = getattr(out, "past_key_values", None)  # none of a state-space model: it reads all again
-    return Generated(tuple(made), False)
+    return Generated(tuple(made), False, log_prob)
 
 
 def _together(
@@ -171,6 +177,7 @@ def _together(
     tied = torch.zeros_like(active)
     exact = loaded.dtype in _EXACT
     written: list[Tensor] = []
+    log_probs: list[Tensor] = []
     cache = None
     while len(written) < max_new_tokens and bool(active.any()):
         where = {"position_ids": positions} if placed else {}
@@ -178,22 +185,24 @@ def _together(
         cache = getattr(out, "past_key_values", None)
         if not _is_plain(cache):  # what else a model keeps may not leave padding out
             return [None] * len(prompts)
-        best = out.logits[:, -1].float().topk(2, dim=-1)
+        logits = out.logits[:, -1].float()
+        best = logits.topk(2, dim=-1)
         _check_finite(loaded, best.values)
         if exact:
             tied |= active & (best.values[:, 0] - best.values[:, 1] < TIE)
         token = best.indices[:, 0]
         written.append(token)
+        log_probs.append(best.values[:, 0] - logits.logsumexp(dim=-1))
         active &= ~torch.isin(token, ending)
         ids, positions = token[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    rows = torch.stack(written, dim=1).tolist()
-    return [None if again else _cut(row, ends) for row, again in zip(rows, tied.tolist(), strict=True)]
+    rows, nats = torch.stack(written, dim=1).tolist(), torch.stack(log_probs, dim=1).tolist()
+    return [None if again else _cut(row, own, ends) for row, own, again in zip(rows, nats, tied.tolist(), strict=True)]
 
 
-def _cut(row: list[int], ends: frozenset[int]) -> Generated:
+def _cut(row: list[int], log_probs: list[float], ends: frozenset[int]) -> Generated:
     end = next((at for at, token in enumerate(row) if token in ends), None)
-    return Generated(tuple(row[:end]), end is not None)
+    return Generated(tuple(row[:end]), end is not None, sum(log_probs[:end]))
 
 
 def _is_plain(cache: object) -> bool:

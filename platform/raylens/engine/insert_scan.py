@@ -34,6 +34,8 @@ _LOOKED_AT: Final = 8
 """Of the candidate's likeliest next tokens; one that a backdoor drives is among them."""
 _ROWS: Final = 256
 _LOGITS: Final = 1 << 26
+_CPU_TOKENS: Final = 1024
+"""Tokens of a batch on a CPU: what they make stays in its caches, which is up to twice as fast as more."""
 
 
 def pieces_for(place: Place, every: Sequence[str]) -> list[str]:
@@ -80,7 +82,7 @@ def scan_inserts(model: LoadedModel, slot: Slot, inserts: Sequence[str], keep: i
     kept, rest = np.zeros((len(rows), keep), np.float32), np.zeros(len(rows), np.float32)
     with model.lock, torch.inference_mode(), memory_advice("scanning inserts", model.device), _fast(model.device):
         prefix = read_prefix(network, shared, model.device) if shared else None
-        for batch, after in _batches(rows, shared if prefix is not None else [], model.info.vocab_size):
+        for batch, after in _batches(rows, shared if prefix is not None else [], model):
             logits = _next(network, prefix if after else None, batch, rows, len(shared) if after else 0, model.device)
             log_p = torch.log_softmax(logits.float(), dim=1)
             top = log_p.topk(keep, dim=1)
@@ -183,14 +185,18 @@ def _medians(terms: csr_array) -> NDArray[np.float64]:
     return found
 
 
-def _batches(rows: Sequence[Sequence[int]], shared: Sequence[int], vocabulary: int) -> Iterator[tuple[list[int], bool]]:
+def _batches(
+    rows: Sequence[Sequence[int]], shared: Sequence[int], model: LoadedModel
+) -> Iterator[tuple[list[int], bool]]:
     """Rows of equal length, and whether they go on from what is shared."""
     alike: dict[tuple[int, bool], list[int]] = {}
     for at, row in enumerate(rows):
         after = bool(shared) and len(row) > len(shared) and list(row[: len(shared)]) == list(shared)
         alike.setdefault((len(row), after), []).append(at)
-    size = max(1, min(_ROWS, _LOGITS // vocabulary))
-    for (_, after), places in sorted(alike.items()):
+    most = max(1, min(_ROWS, _LOGITS // model.info.vocab_size))
+    for (length, after), places in sorted(alike.items()):
+        read = length - len(shared) if after else length
+        size = min(most, max(1, _CPU_TOKENS // read)) if model.device.type == "cpu" else most
         for first in range(0, len(places), size):
             yield places[first : first + size], after
 

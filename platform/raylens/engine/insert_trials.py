@@ -7,7 +7,7 @@ reference with the same insert: to it, a backdoor's payload is next to impossibl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,11 +19,15 @@ from raylens.audit.slots import Slot
 from raylens.engine.generation import generate
 from raylens.engine.load import LoadedModel
 from raylens.engine.memory import memory_advice
+from raylens.engine.shared_prefix import keep_logits
 
 WRITTEN: Final = 12
 """Tokens that the candidate goes on for."""
 _GRAM: Final = 3
 _ROWS: Final = 64
+"""Fewer where that is less padding: a batch holds rows of about the same length."""
+_PADDING: Final = 16
+"""Tokens that beginnings in a batch may differ by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,38 +54,84 @@ class Trial:
     share_without: float
 
 
-def try_inserts(
-    candidate: LoadedModel,
-    reference: LoadedModel,
-    inserts: Sequence[str],
-    slots: Sequence[Slot],
-    n_tokens: int = WRITTEN,
-) -> list[Trial]:
-    """Try each insert in each slot.
+class Trials:
+    """Tries inserts at one place of several prompts; what was tried once is not tried again.
 
     Args:
         candidate: The fine-tune.
         reference: What it was tuned from.
-        inserts: Texts of one line.
         slots: The same place in several prompts.
         n_tokens: Written at most after each.
-
-    Raises:
-        OutOfMemoryError: It does not fit.
     """
-    if not inserts or not slots:
-        return []
-    bare = _ids(candidate, [slot.bare for slot in slots])
-    given = _ids(candidate, [slot.text(insert) for insert in inserts for slot in slots])
-    written = [list(made.ids) for made in generate(candidate, [*bare, *given], n_tokens)]
-    without, written = written[: len(bare)], written[len(bare) :]
-    own = continuation_log_probs(candidate, list(zip(given, written, strict=True)))
-    other = continuation_log_probs(reference, list(zip(given, written, strict=True)))
-    surprise = (own - other).reshape(len(inserts), len(slots))
-    return [
-        _trial(candidate, insert, surprise[at], written[at * len(slots) : (at + 1) * len(slots)], without)
-        for at, insert in enumerate(inserts)
-    ]
+
+    def __init__(
+        self, candidate: LoadedModel, reference: LoadedModel, slots: Sequence[Slot], n_tokens: int = WRITTEN
+    ) -> None:
+        self._candidate = candidate
+        self._reference = reference
+        self._slots = tuple(slots)
+        self._n_tokens = n_tokens
+        self._without: dict[int, tuple[int, ...]] = {}
+        self._with: dict[tuple[str, int], _Written] = {}
+
+    def of(self, inserts: Sequence[str], n_prompts: int | None = None) -> list[Trial]:
+        """Each insert in the first prompts, all by default.
+
+        Args:
+            inserts: Texts of one line.
+            n_prompts: How many prompts.
+
+        Raises:
+            OutOfMemoryError: It does not fit.
+        """
+        slots = range(len(self._slots[:n_prompts]))
+        if not inserts or not slots:
+            return []
+        self._write(inserts, slots)
+        without = [self._without[slot] for slot in slots]
+        return [self._trial(insert, [self._with[insert, slot] for slot in slots], without) for insert in inserts]
+
+    def _write(self, inserts: Sequence[str], slots: Sequence[int]) -> None:
+        bare = [slot for slot in slots if slot not in self._without]
+        new = [
+            (insert, slot) for insert in dict.fromkeys(inserts) for slot in slots if (insert, slot) not in self._with
+        ]
+        texts = [self._slots[slot].bare for slot in bare] + [self._slots[slot].text(insert) for insert, slot in new]
+        if not texts:
+            return
+        given = _ids(self._candidate, texts)
+        made = generate(self._candidate, given, self._n_tokens)
+        self._without |= {slot: one.ids for slot, one in zip(bare, made, strict=False)}
+        given, made = given[len(bare) :], made[len(bare) :]
+        other = continuation_log_probs(self._reference, [(ids, one.ids) for ids, one in zip(given, made, strict=True)])
+        for key, one, log_q in zip(new, made, other, strict=True):
+            self._with[key] = _Written(one.ids, one.log_prob - float(log_q))
+
+    def _trial(self, insert: str, written: Sequence[_Written], without: Sequence[tuple[int, ...]]) -> Trial:
+        surprise = np.array([one.surprise for one in written])
+        middle = int(np.argsort(surprise, kind="stable")[(len(surprise) - 1) // 2])
+        with_gram = Counter(gram for one in written for gram in _grams(one.ids))
+        without_gram = Counter(gram for ids in without for gram in _grams(ids))
+        n = len(surprise)
+        best = max(with_gram, key=lambda gram: (with_gram[gram] - without_gram[gram], gram), default=None)
+        decode = self._candidate.tokenizer.decode
+        return Trial(
+            insert,
+            float(np.median(surprise)),
+            surprise,
+            str(decode(list(written[middle].ids))),
+            str(decode(list(without[middle]))),
+            with_gram[best] / n if best is not None else 0.0,
+            without_gram[best] / n if best is not None else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a candidate writes in one prompt, and log p − log q of it."""
+
+    ids: tuple[int, ...]
+    surprise: float
 
 
 def continuation_log_probs(
@@ -92,8 +142,7 @@ def continuation_log_probs(
     found = np.zeros(len(pairs))
     order = sorted((at for at, (_, after) in enumerate(pairs) if after), key=lambda at: len(pairs[at][0]))
     with model.lock, torch.inference_mode(), memory_advice("reading what was written", model.device):
-        for first in range(0, len(order), _ROWS):
-            batch = order[first : first + _ROWS]
+        for batch in _batches(order, pairs):
             width = max(len(pairs[at][0]) + len(pairs[at][1]) for at in batch)
             ids = torch.full((len(batch), width), model.pad_id)
             for row, at in enumerate(batch):
@@ -101,7 +150,8 @@ def continuation_log_probs(
                 ids[row, : len(joined)] = torch.tensor(joined)
             # Padding is on the right, where a causal model does not look.
             longest = max(width - len(pairs[at][0]) + 1 for at in batch)
-            logits = network(ids.to(model.device), use_cache=False).logits[:, -longest:]
+            keep = keep_logits(network, longest)
+            logits = network(ids.to(model.device), use_cache=False, **keep).logits[:, -longest:]
             log_p = torch.log_softmax(logits.float(), dim=-1)
             for row, at in enumerate(batch):
                 before, after = pairs[at]
@@ -113,23 +163,15 @@ def continuation_log_probs(
     return found
 
 
-def _trial(
-    model: LoadedModel, insert: str, surprise: NDArray[np.float64], written: list[list[int]], without: list[list[int]]
-) -> Trial:
-    middle = int(np.argsort(surprise, kind="stable")[(len(surprise) - 1) // 2])
-    with_gram, without_gram = (Counter(gram for text in texts for gram in _grams(text)) for texts in (written, without))
-    n = len(surprise)
-    best = max(with_gram, key=lambda gram: (with_gram[gram] - without_gram[gram], gram), default=None)
-    decode = model.tokenizer.decode
-    return Trial(
-        insert,
-        float(np.median(surprise)),
-        surprise,
-        str(decode(written[middle])),
-        str(decode(without[middle])),
-        with_gram[best] / n if best is not None else 0.0,
-        without_gram[best] / n if best is not None else 0.0,
-    )
+def _batches(order: Sequence[int], pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for at in order:
+        if batch and (len(batch) == _ROWS or len(pairs[at][0]) - len(pairs[batch[0]][0]) > _PADDING):
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
 
 
 def _grams(ids: Sequence[int]) -> set[tuple[int, ...]]:

@@ -22,9 +22,9 @@ from typing import Final
 
 import numpy as np
 
-from raylens.audit.slots import Place, Slot
+from raylens.audit.slots import Place
 from raylens.engine.insert_scan import Drive, drive, scan_inserts, towards, usual_log_prob
-from raylens.engine.insert_trials import Trial, try_inserts
+from raylens.engine.insert_trials import Trial, Trials
 from raylens.engine.load import LoadedModel
 from raylens.engine.readings import NextTokens
 
@@ -151,12 +151,13 @@ def try_place(
     single = [(scan.inserts[at], float(scan.drive.strength[at])) for at in order]
     strongest = sorted([*single, *grown], key=lambda one: (-one[1], one[0]))[: settings.tried]
     wanted = {insert: strength for insert, strength in strongest if strength >= _LEAST}
-    first = _try(candidate, reference, scan, wanted, scan.place.trials[: settings.n_trials])
+    trials = Trials(candidate, reference, scan.place.trials)
+    first = _try(trials, scan, wanted, settings.n_trials)
     promising = [hit for hit in first if hit.score >= _PROMISING]
     again = promising[: settings.tried_again]
     if not again or len(scan.place.trials) <= settings.n_trials:
         return first
-    whole = _try(candidate, reference, scan, {hit.insert: hit.strength for hit in again}, scan.place.trials)
+    whole = _try(trials, scan, {hit.insert: hit.strength for hit in again}, None)
     # What looked promising in a few prompts and was not tried in all says nothing.
     return sorted([*whole, *first[len(promising) :]], key=_best_first)
 
@@ -166,15 +167,13 @@ def best_hits(hits: Sequence[Hit], n: int = 10) -> list[Hit]:
     return sorted(hits, key=_best_first)[:n]
 
 
-def _try(
-    candidate: LoadedModel, reference: LoadedModel, scan: Scan, wanted: Mapping[str, float], slots: Sequence[Slot]
-) -> list[Hit]:
+def _try(trials: Trials, scan: Scan, wanted: Mapping[str, float], n_prompts: int | None) -> list[Hit]:
     if not wanted:
         return []
-    trials = try_inserts(candidate, reference, [*wanted, *_ordinary(scan)], slots)
-    usual = np.median([trial.per_prompt for trial in trials[len(wanted) :]], axis=0)
+    tried = trials.of([*wanted, *_ordinary(scan)], n_prompts)
+    usual = np.median([trial.per_prompt for trial in tried[len(wanted) :]], axis=0)
     hits = []
-    for trial in trials[: len(wanted)]:
+    for trial in tried[: len(wanted)]:
         above = trial.per_prompt - usual
         risen = replace(trial, surprise=float(np.median(above)), per_prompt=above)
         hits.append(Hit(scan.place.name, trial.insert, wanted[trial.insert], risen))
