@@ -15,6 +15,7 @@
         ├── DiskFullError           the workspace's disk is full                      (retryable)
         ├── HubUnreachableError     nothing cached and no hub to fetch from           (retryable)
         ├── OutOfMemoryError        the device ran out of memory                      (retryable)
+        ├── OverloadedError         too much is under way; nothing was done           (retryable)
         └── StoppedError            ``raylens stop`` or Ctrl-C ended the run; a rerun goes on
 
 A message is one sentence that says what is wrong and where; a hint says what to do instead.
@@ -119,6 +120,12 @@ class HubUnreachableError(RunError):
 
 class OutOfMemoryError(RunError):
     """The device ran out of memory; the hint says what to lower."""
+
+    retryable = True
+
+
+class OverloadedError(RunError):
+    """More is asked for than can be held at a time; nothing was done, and the same call may succeed in a moment."""
 
     retryable = True
 

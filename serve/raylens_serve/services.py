@@ -1,0 +1,181 @@
+"""What the gateway asks: other deployments, by handle or in this process, typed either way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from ray.serve.handle import DeploymentHandle
+
+from raylens.api.extraction import Extraction
+from raylens.api.reading import (
+    AblateAnswer,
+    AblateRequest,
+    EncodeAnswer,
+    EncodeRequest,
+    ValuesAnswer,
+    ValuesRequest,
+)
+from raylens.traces.span import Span
+
+
+class Caller(Protocol):
+    """Calls the methods of one deployment."""
+
+    async def call(self, method: str, *arguments: Any, model: str = "") -> Any:
+        """One answer; ``model`` leads the call to a replica that holds that model."""
+        ...
+
+    def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """Many answers."""
+        ...
+
+
+class Local:
+    """Calls an object in this process.
+
+    Args:
+        service: Whose methods are coroutines, or asynchronous generators.
+    """
+
+    def __init__(self, service: Any) -> None:
+        self._service = service
+
+    async def call(self, method: str, *arguments: Any, model: str = "") -> Any:
+        """Await the method."""
+        return await getattr(self._service, method)(*arguments)
+
+    def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """Iterate over the method."""
+        return getattr(self._service, method)(*arguments)
+
+
+class Handle:
+    """Calls a deployment of Ray Serve.
+
+    Args:
+        handle: To it.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def call(self, method: str, *arguments: Any, model: str = "") -> Any:
+        """Send the call to a replica."""
+        handle = self._handle.options(multiplexed_model_id=model) if model else self._handle
+        return await getattr(handle, method).remote(*arguments)
+
+    def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """Send it, and give what comes as it comes."""
+        return getattr(self._handle.options(stream=True), method).remote(*arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanFilter:
+    """Which spans.
+
+    Attributes:
+        trace_id: Of this trace.
+        model: That called this model.
+        text: That hold this text, in any case.
+        since: Started then or later.
+        until: Started before.
+    """
+
+    trace_id: str | None = None
+    model: str | None = None
+    text: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """A trace in a list."""
+
+    trace_id: str
+    name: str
+    started_at: datetime
+    ended_at: datetime | None
+    n_spans: int
+    models: tuple[str, ...]
+    n_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerClient:
+    """The Ledger: writes spans and what is read of them, and reads its own writes.
+
+    All methods raise what :class:`raylens_serve.ledger.Ledger` says.
+    """
+
+    caller: Caller
+
+    async def add_spans(self, spans: Sequence[Span]) -> tuple[str, ...]:
+        """Write spans; durable when this returns. Their ids, in order."""
+        return await self.caller.call("add_spans", list(spans))
+
+    async def span(self, span_id: str) -> Span:
+        """One span; UnknownNameError where there is none."""
+        return await self.caller.call("span", span_id)
+
+    async def spans(self, which: SpanFilter, limit: int, offset: int) -> tuple[list[Span], int]:
+        """One page, the latest first, and how many there are in all."""
+        return await self.caller.call("spans", which, limit, offset)
+
+    async def traces(self, which: SpanFilter, limit: int, offset: int) -> tuple[list[TraceSummary], int]:
+        """One page of traces that hold such spans, the latest first, and how many there are in all."""
+        return await self.caller.call("traces", which, limit, offset)
+
+    async def delete(self, span_ids: Sequence[str]) -> int:
+        """Delete spans with all that was read of them; how many there were."""
+        return await self.caller.call("delete", list(span_ids))
+
+    async def delete_trace(self, trace_id: str) -> int:
+        """Delete all spans of a trace; how many there were."""
+        return await self.caller.call("delete_trace", trace_id)
+
+    async def extraction(self, span_id: str, model: str, sae: str) -> Extraction | None:
+        """What was read of a span by a model and an SAE; None where nothing was."""
+        return await self.caller.call("extraction", span_id, model, sae)
+
+    async def extractions(self, span_id: str) -> list[Extraction]:
+        """All that was read of a span."""
+        return await self.caller.call("extractions", span_id)
+
+    async def keep(self, extraction: Extraction, *, again: bool = False) -> tuple[Extraction, bool]:
+        """Keep what was read; where somebody else was first (and not ``again``) theirs stays.
+
+        Returns:
+            What is kept, and whether it is the one given.
+        """
+        return await self.caller.call("keep", extraction, again)
+
+    async def status(self) -> dict[str, Any]:
+        """Whether it may write, and how much it holds."""
+        return await self.caller.call("status")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderClient:
+    """The Encoder: models with their SAEs. All methods raise what :class:`raylens_serve.encoder.Encoder` says."""
+
+    caller: Caller
+
+    async def encode(self, request: EncodeRequest) -> EncodeAnswer:
+        """Features of a text, and what comes next."""
+        return await self.caller.call("encode", request, model=request.model or "")
+
+    async def values(self, request: ValuesRequest) -> ValuesAnswer:
+        """Exact activations of some features."""
+        return await self.caller.call("values", request, model=request.model or "")
+
+    async def ablate(self, request: AblateRequest) -> AblateAnswer:
+        """What each input token does for the output."""
+        return await self.caller.call("ablate", request, model=request.model or "")
+
+    async def status(self) -> dict[str, Any]:
+        """What is loaded, and how much memory it takes."""
+        return await self.caller.call("status")
