@@ -21,11 +21,11 @@ from raylens.engine.insert_trials import continuation_log_probs
 from raylens.engine.load import LoadedModel, load_model
 from raylens.engine.prompt_reading import read_prompts
 from raylens.engine.readings import PromptReading, PromptTokens, from_bytes, to_bytes
+from raylens.engine.sae_choice import SaeChoice
 from raylens.engine.trigger_search import Hit, Scan, SearchSettings, grow, try_place
 from raylens.engine.weight_projection import weight_projection
 from raylens.errors import RaylensError
 from raylens_jobs.audit_forms import Form
-from raylens_jobs.choice import SaeChoice
 from raylens_jobs.workers import this_process
 
 Who = Literal["reference", "candidate"]

@@ -19,6 +19,7 @@ from raylens.engine.candidates import Candidate, locate_candidate
 from raylens.engine.comparable import require_comparable
 from raylens.engine.load import load_tokenizer, prefix_ids
 from raylens.engine.models import describe_model, locate
+from raylens.engine.sae_choice import SaeChoice, choose
 from raylens.engine.text_windows import cut_windows
 from raylens.engine.trigger_search import SearchSettings
 from raylens.errors import InputError
@@ -31,7 +32,6 @@ from raylens_jobs.audit_actor import Subjects
 from raylens_jobs.audit_evidence import Task
 from raylens_jobs.audit_forms import forms_of
 from raylens_jobs.audit_scores import VERSION, identity_of
-from raylens_jobs.choice import SaeChoice, choose
 
 _PANEL_TOKENS: Final = 128
 

@@ -117,7 +117,10 @@ class InProcess:
 
 
 class RayPool:
-    """Gives each piece to the next idle actor.
+    """Gives each piece to the next idle actor, of those that have come up.
+
+    Ray may have no core for an actor until another job is done, and that job may wait for ours: what one that has not
+    come up was given would be waited for by all.
 
     Args:
         actors: Handles.
@@ -125,36 +128,53 @@ class RayPool:
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = list(actors)
+        self._starting = {actor.process.remote(): actor for actor in self._actors}
+        self._up: list[Any] = []
 
     def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
         """As many at a time as there are actors."""
-        waiting, idle = list(pieces), list(self._actors)
+        waiting, idle = list(pieces), list(self._up)
         busy: dict[Any, tuple[Piece, Any]] = {}
         while waiting or busy:
             while waiting and idle:
                 piece, actor = waiting.pop(0), idle.pop(0)
                 busy[getattr(actor, piece.method).remote(*piece.arguments)] = (piece, actor)
-            ready, _ = ray.wait(list(busy), num_returns=1)
+            ready, _ = ray.wait([*busy, *(self._starting if waiting else ())], num_returns=1)
             for reference in ready:
+                if reference in self._starting:
+                    idle.append(self._has_come_up(reference))
+                    continue
                 piece, actor = busy.pop(reference)
                 _keep(piece, ray.get(reference))
                 idle.append(actor)
                 tell()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """The first actor's answer."""
-        return ray.get(getattr(self._actors[0], method).remote(*arguments))
+        """The answer of the first one that is there."""
+        if not self._up:
+            (reference,), _ = ray.wait(list(self._starting), num_returns=1)
+            self._has_come_up(reference)
+        return ray.get(getattr(self._up[0], method).remote(*arguments))
+
+    def _has_come_up(self, reference: Any) -> Any:
+        actor = self._starting.pop(reference)
+        ray.get(reference)  # raises what kept it from coming up
+        self._up.append(actor)
+        return actor
 
     def release(self) -> None:
-        """End the actors, and wait until they have ended."""
-        asked = [actor.process.remote() for actor in self._actors]
+        """End the actors, and wait until the processes of those that had come up have ended."""
+        if self._starting:
+            came, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
+            self._up += [self._starting.pop(reference) for reference in came]
+        asked = [actor.process.remote() for actor in self._up]
         try:
-            # One that does not answer is still loading: its cores come back all the same.
             answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S) if asked else ([], [])
             processes = ray.get(answered)
         finally:
             while self._actors:
                 ray.kill(self._actors.pop())
+            self._starting, self._up = {}, []
         await_exit(processes)
 
 

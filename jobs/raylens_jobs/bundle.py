@@ -2,11 +2,12 @@
 
 ::
 
-    python -m raylens_jobs.bundle [all|manifest|pico|saes|embedding|cards] [--out DIR] [--work DIR]
+    python -m raylens_jobs.bundle [all|manifest|pico|saes|embedding|traces|cards] [--out DIR] [--work DIR]
 
 Targets build upon one another in that order: the corpus manifest, the model and its tokenizer, SAEs
-on the model's activations, the sentence embedding over the model's tokenizer, and cards written
-from the figures that each step measured on held-out files (``metrics.json`` beside each artefact).
+on the model's activations, the sentence embedding over the model's tokenizer, sample traces with
+what the model writes, and cards written from the figures that each step measured on held-out files
+(``metrics.json`` beside each artefact).
 What a step can lose is under ``--work`` (checkpoints, recorded activations), so that a build that
 was killed goes on where it was.
 
@@ -44,6 +45,7 @@ from raylens.ids import digest
 from raylens.score.intervals import clustered_interval
 from raylens_jobs.bundle_folders import Folders, provenance, write_metrics
 from raylens_jobs.bundle_saes import build_saes
+from raylens_jobs.bundle_traces import build_traces
 from raylens_jobs.cluster import available_cpus
 
 log = logging.getLogger(__name__)
@@ -165,6 +167,7 @@ TARGETS: Final[dict[str, Callable[[Folders], None]]] = {
     "pico": build_pico,
     "saes": build_saes,
     "embedding": build_embedding,
+    "traces": build_traces,
     "cards": build_cards,
 }
 

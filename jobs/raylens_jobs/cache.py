@@ -20,6 +20,7 @@ from raylens.catalog.user import find_user_file
 from raylens.config import CacheConfig
 from raylens.engine.load import load_tokenizer, prefix_ids, tokenizer_fingerprint
 from raylens.engine.models import describe_model
+from raylens.engine.sae_choice import SaeChoice, choose
 from raylens.errors import InputError, RunError, StoppedError
 from raylens.ids import cache_id
 from raylens.sources import TextSource, check_sources, fingerprint, parse_source, pin_sources
@@ -27,7 +28,6 @@ from raylens.specs import ModelInfo, SaeSpec
 from raylens.store.runs import RunJournal
 from raylens.store.shards import completed
 from raylens.store.workspace import CacheStore, Workspace
-from raylens_jobs.choice import SaeChoice, choose
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.encoder import ShardEncoder
 from raylens_jobs.failures import ray_failures

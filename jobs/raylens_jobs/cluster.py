@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 import ray.data
@@ -41,8 +42,10 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
     if not _verbose():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Local clusters listen on loopback only and live as long as this process.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
+    # Local clusters listen on loopback only and live as long as this process. Running ones want a token where there is
+    # one; to ask for it where there is none ends the process inside Ray's core, without a word.
+    if address is None or _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
     options: dict[str, object] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     if address is None:
         options |= {
@@ -64,6 +67,13 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _has_token() -> bool:
+    """Whether this user has a token for Ray, where Ray looks for one."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    kept = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or kept.is_file()
 
 
 @contextmanager

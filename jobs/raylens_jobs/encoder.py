@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from raylens.config import CacheConfig
 from raylens.engine.encode import encode_sparse
 from raylens.engine.load import LoadedModel, load_model
+from raylens.engine.sae_choice import SaeChoice
 from raylens.engine.saes import LoadedSae
 from raylens.engine.tap import tap
 from raylens.store.shards import write_shard
 from raylens.store.windows import read_windows_shard
 from raylens.store.workspace import Workspace
-from raylens_jobs.choice import SaeChoice
 from raylens_jobs.memory import release
 from raylens_jobs.workers import this_process
 

@@ -12,13 +12,13 @@ import ray
 import torch
 
 from raylens.engine.load import load_model
+from raylens.engine.sae_choice import SaeChoice
 from raylens.engine.saes import LoadedSae
 from raylens.engine.weights import decoder_map, decoder_neighbours, encoder_neighbours, feature_logits
 from raylens.ids import SaeId
 from raylens.store.manifest import FileEntry, Kind
 from raylens.store.publish import feature_table, write_feature_table
 from raylens.store.workspace import Workspace
-from raylens_jobs.choice import SaeChoice
 from raylens_jobs.merge_tasks import TASK_CPUS
 
 

@@ -27,7 +27,8 @@ _POINT = re.compile(r"([a-z][a-z0-9_]*)(?:\.([0-9]+))?")
 _TRANSFORMER_LENS = re.compile(r"blocks\.([0-9]+)\.(?:hook_|attn\.hook_|mlp\.hook_)[a-z_]+")
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
 _SAE_ID = re.compile(r"[^/\s]+(?:/[^/\s]+)+")
-_SHORT = re.compile(r"f_([0-9]+)_([0-9]+)")
+_INDEX = re.compile(r"[0-9]{1,10}")
+_SHORT = re.compile(r"f_([0-9]{1,10})_([0-9]{1,10})")
 _LAYER_IN_PATH = re.compile(r"(?:layers|h|blocks|block)\.([0-9]+)\b")
 
 
@@ -126,7 +127,7 @@ class FeatureId:
     @classmethod
     def parse(cls, text: str) -> Self:
         sae, _, index = text.rpartition("/")
-        if not index.isdecimal() or "/" not in sae:
+        if not _INDEX.fullmatch(index) or "/" not in sae:
             raise InputError(
                 f"{text!r} is not a feature id.", hint="write <sae>/<index>, or f_<layer>_<index> as it is shown."
             )

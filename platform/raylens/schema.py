@@ -288,6 +288,61 @@ EFFECTS: Final = pa.schema(
 )
 """What fine-tunes do to features on a suite."""
 
+SPANS: Final = pa.schema(
+    [
+        ("span_id", pa.string()),
+        ("trace_id", pa.string()),
+        ("parent_id", pa.string()),  # null of a span that is part of no other
+        ("name", pa.string()),
+        ("kind", pa.string()),  # "llm" of a call of a language model
+        ("model", pa.string()),  # that was called; null where the span does not say
+        ("provider", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+        ("ended_at", pa.timestamp("us", tz="UTC")),
+        ("status", pa.string()),  # "ok", "error" or "unset"
+        ("input", pa.string()),  # text; of turns, lines of "role: content"
+        ("output", pa.string()),
+        ("input_messages", pa.string()),  # JSON of the turns; null where the input is a text
+        ("output_messages", pa.string()),
+        ("attributes", pa.string()),  # JSON of all else that was reported
+    ]
+)
+"""Spans of traces; a row a span."""
+
+SAE_FEATURE_ACTIVATIONS: Final = pa.schema(
+    [
+        ("span_id", pa.string()),
+        ("model", pa.string()),  # that read the span
+        ("sae", pa.string()),
+        ("layer", pa.int32()),  # where the SAE reads
+        ("feature", pa.int32()),
+        ("activation", pa.float32()),  # largest over the tokens of the span
+        ("position", pa.int32()),  # of the token where it is
+        ("n_tokens", pa.int32()),  # that were read
+        ("n_dropped", pa.int32()),  # that the model could not read
+        ("extracted_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""What SAEs read of spans; a row a feature that was kept."""
+
+TRACE_EVENTS: Final = pa.schema(
+    [
+        ("sequence", pa.int64()),  # of the event in its log: commit × 2^16 + its place in the commit
+        ("event", pa.string()),  # "span" (written), "deletion" (of a span), "extraction" (kept)
+        ("digest", pa.binary(16)),  # of a span: hash of all that is said of it
+        *SPANS,  # of an extraction: ``model`` is what read the span; of a deletion: the id alone
+        ("sae", pa.string()),  # this and all below: of an extraction
+        ("layer", pa.int32()),
+        ("features", pa.list_(pa.int32())),  # the largest activation first; the next two in the same order
+        ("activations", pa.list_(pa.float64())),
+        ("positions", pa.list_(pa.int32())),
+        ("n_tokens", pa.int32()),
+        ("n_dropped", pa.int32()),
+        ("extracted_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""The log of traces: what was written of spans, and of what was read of them; later events replace earlier ones."""
+
 
 def histogram_bin(activations: NDArray[np.float32]) -> NDArray[np.int64]:
     """Log-spaced bin of each activation: ``[n]`` float32 → ``[n]`` int64 in ``0 … HISTOGRAM_BINS - 1``.

@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raylens_serve.openai_errors import is_openai, openai_problem
 from raylens_serve.problems import RETRY_S, problem
 from raylens_serve.settings import Limits
 
@@ -44,23 +45,24 @@ class Guard:
         try:
             await self._app(scope, self._bounded(receive) if scope["type"] == "http" else receive, send)
         except _TooLargeError:
-            await self._too_large()(scope, receive, send)
+            await self._too_large(scope)(scope, receive, send)
         finally:
             self._under_way -= 1
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        refused = openai_problem if is_openai(scope["path"]) else problem
         if not self._is_known(headers):
-            said = problem(
+            said = refused(
                 401, "Authorization is missing or wrong.", "send 'Authorization: Bearer' and the token.", "InputError"
             )
             said.headers["WWW-Authenticate"] = 'Bearer realm="raylens"'
             return said
         if self._under_way >= self._limits.concurrent:
-            return problem(503, "too many requests are under way.", f"try again in {RETRY_S} s.", "OverloadedError")
+            return refused(503, "too many requests are under way.", f"try again in {RETRY_S} s.", "OverloadedError")
         length = headers.get(b"content-length", b"")
         if length and (not length.isdigit() or int(length) > self._limits.body_bytes):
-            return self._too_large()
+            return self._too_large(scope)
         return None
 
     def _is_known(self, headers: dict[bytes, bytes]) -> bool:
@@ -84,9 +86,9 @@ class Guard:
 
         return counted
 
-    def _too_large(self) -> ASGIApp:
-        limit = self._limits.body_bytes
-        return problem(413, f"the request has more than {limit:,} bytes.", "send less at a time.")
+    def _too_large(self, scope: Scope) -> ASGIApp:
+        limit, refused = self._limits.body_bytes, openai_problem if is_openai(scope["path"]) else problem
+        return refused(413, f"the request has more than {limit:,} bytes.", "send less at a time.")
 
 
 class _TooLargeError(Exception):

@@ -18,7 +18,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -29,15 +29,14 @@ from raylens.catalog import Catalog
 from raylens.catalog.lookup import built_in
 from raylens.errors import InputError, RaylensError
 from raylens.labels.label_store import LabelStore
-from raylens.labels.names import NeuronpediaId, is_part
 from raylens.labels.own_features import OwnFeatures
 from raylens.store.workspace import Workspace
+from raylens_serve import neuronpedia_pages
 
 TOKEN_VARIABLE: Final = "RAYLENS_API_TOKEN"
 HOST: Final = "127.0.0.1"
 
 _LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-_LAST_INDEX: Final = 2**31 - 1
 _log = logging.getLogger(__name__)
 
 
@@ -90,40 +89,14 @@ def label_app(
 
     @app.get("/api/sources")
     def sources() -> Response:
-        mine = own.sources()
-        kept.refresh()
-        rows = [
-            {"modelId": one.model, "source": one.source, "sae": str(mine[one].sae) if one in mine else None}
-            for one in sorted({*mine, *kept.sources()})
-        ]
-        return JSONResponse({"sources": rows})
+        return JSONResponse(neuronpedia_pages.sources(own, kept))
 
     @app.get("/api/feature/{model}/{source}/{index}")
     def feature(model: str, source: str, index: str) -> Response:
-        if not is_part(model) or not is_part(source):
-            return _error(400, "a model or source id has letters, digits and . _ - in it.")
-        if not (index.isascii() and index.isdecimal() and len(index) <= 10 and int(index) <= _LAST_INDEX):
-            return _error(400, f"{index[:40]!r} is no index of a feature: features count from 0.")
-        page = feature_page(own, kept, NeuronpediaId(model, source), int(index))
-        if page is None:
-            return _error(404, f"nothing is known of feature {int(index)} of {model}/{source}.")
-        return JSONResponse(page)
+        status, body = neuronpedia_pages.feature(own, kept, model, source, index)
+        return JSONResponse(body, status_code=status)
 
     return app
-
-
-def feature_page(own: OwnFeatures, kept: LabelStore, source: NeuronpediaId, index: int) -> dict[str, Any] | None:
-    """What is known of one feature: its own page where a cache has it, with the explanations kept from elsewhere.
-
-    Raises:
-        DamagedFileError: A file is missing, truncated, or fails a checksum.
-    """
-    kept.refresh()
-    elsewhere = kept.page(source, index)
-    mine = own.page(source, index)
-    if mine is None or elsewhere is None:
-        return mine or elsewhere
-    return mine | {"explanations": [*mine["explanations"], *elsewhere["explanations"]]}
 
 
 class LabelServer:

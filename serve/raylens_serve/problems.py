@@ -81,16 +81,18 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
         said = str(first["msg"]).removeprefix("Value error, ")
-        return problem(422, f"{where or 'the request'} is not valid: {said[:1].lower()}{said[1:]}.", "see /docs.")
+        return problem(
+            422, f"{where or 'the request'} is not valid: {said[:1].lower()}{said[1:]}.", "see /openapi.json."
+        )
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
-            return problem(404, f"there is no {request.url.path}.", "see /docs.", "UnknownNameError")
+            return problem(404, f"there is no {request.url.path}.", "see /openapi.json.", "UnknownNameError")
         if error.status_code == 405:
-            return problem(405, f"{request.url.path} does not answer {request.method}.", "see /docs.")
-        return problem(error.status_code, f"{error.detail}.", "see /docs.")
+            return problem(405, f"{request.url.path} does not answer {request.method}.", "see /openapi.json.")
+        return problem(error.status_code, f"{error.detail}.", "see /openapi.json.")
 
     @app.exception_handler(Exception)
     async def _any(request: Request, error: Exception) -> Response:

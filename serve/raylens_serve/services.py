@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 from ray.serve.handle import DeploymentHandle
@@ -18,6 +18,8 @@ from raylens.api.reading import (
     ValuesAnswer,
     ValuesRequest,
 )
+from raylens.catalog.lookup import built_in
+from raylens.traces.listing import SpanFilter, TraceSummary
 from raylens.traces.span import Span
 
 
@@ -65,43 +67,21 @@ class Handle:
     async def call(self, method: str, *arguments: Any, model: str = "") -> Any:
         """Send the call to a replica."""
         handle = self._handle.options(multiplexed_model_id=model) if model else self._handle
-        return await getattr(handle, method).remote(*arguments)
+        response = getattr(handle, method).remote(*arguments)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()  # whoever asked does not wait for it any more
+            raise
 
-    def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
-        """Send it, and give what comes as it comes."""
-        return getattr(self._handle.options(stream=True), method).remote(*arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class SpanFilter:
-    """Which spans.
-
-    Attributes:
-        trace_id: Of this trace.
-        model: That called this model.
-        text: That hold this text, in any case.
-        since: Started then or later.
-        until: Started before.
-    """
-
-    trace_id: str | None = None
-    model: str | None = None
-    text: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSummary:
-    """A trace in a list."""
-
-    trace_id: str
-    name: str
-    started_at: datetime
-    ended_at: datetime | None
-    n_spans: int
-    models: tuple[str, ...]
-    n_errors: int
+    async def stream(self, method: str, *arguments: Any) -> AsyncGenerator[Any]:
+        """Send it, and give what comes as it comes; closing it stops the replica's work."""
+        response = getattr(self._handle.options(stream=True), method).remote(*arguments)
+        try:
+            async for one in response:
+                yield one
+        finally:
+            response.cancel()  # changes nothing where it is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +100,10 @@ class LedgerClient:
     async def span(self, span_id: str) -> Span:
         """One span; UnknownNameError where there is none."""
         return await self.caller.call("span", span_id)
+
+    async def traces_of(self, span_ids: Sequence[str]) -> dict[str, str]:
+        """Of those of these spans that there are, the trace that each belongs to."""
+        return await self.caller.call("traces_of", list(span_ids))
 
     async def spans(self, which: SpanFilter, limit: int, offset: int) -> tuple[list[Span], int]:
         """One page, the latest first, and how many there are in all."""
@@ -166,16 +150,21 @@ class EncoderClient:
 
     async def encode(self, request: EncodeRequest) -> EncodeAnswer:
         """Features of a text, and what comes next."""
-        return await self.caller.call("encode", request, model=request.model or "")
+        return await self.caller.call("encode", request, model=_held_as(request.model))
 
     async def values(self, request: ValuesRequest) -> ValuesAnswer:
         """Exact activations of some features."""
-        return await self.caller.call("values", request, model=request.model or "")
+        return await self.caller.call("values", request, model=_held_as(request.model))
 
     async def ablate(self, request: AblateRequest) -> AblateAnswer:
         """What each input token does for the output."""
-        return await self.caller.call("ablate", request, model=request.model or "")
+        return await self.caller.call("ablate", request, model=_held_as(request.model))
 
     async def status(self) -> dict[str, Any]:
         """What is loaded, and how much memory it takes."""
         return await self.caller.call("status")
+
+
+def _held_as(model: str | None) -> str:
+    """The name by which a replica makes a model known to Ray Serve; requests by other names would look for it."""
+    return built_in().aliases.canonical(model) if model else ""

@@ -12,10 +12,11 @@ from pydantic import Field, field_validator
 
 from raylens.api.reading import MOST_TOKENS
 from raylens.config import Config, DType, Quantization
+from raylens.llm.settings import EndpointSettings, OfflineSettings
 
 WORKSPACE_VARIABLE: Final = "RAYLENS_WORKSPACE"
 DEFAULT_WORKSPACE: Final = "./raylens-data"
-PICO_SAES: Final = ("raylens-pico-res/layer_3", "raylens-pico-res/layer_1", "raylens-pico-res/layer_6")
+PICO_SAES: Final = ("raylens-pico-res/layer_3", "raylens-pico-res/layer_1", "raylens-pico-res/layer_5")
 
 _Count = Annotated[int, Field(ge=1)]
 
@@ -106,13 +107,11 @@ class Limits(Config):
         body_bytes: Of a request.
         tokens: Of a text that is read.
         concurrent: Requests under way at a time; more get 503 with Retry-After.
-        request_s: That a request may take.
     """
 
     body_bytes: Annotated[int, Field(ge=1024)] = 16 * 2**20
     tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 8192
     concurrent: _Count = 256
-    request_s: Annotated[float, Field(gt=0)] = 300.0
 
 
 class ServeSettings(Config):
@@ -128,6 +127,8 @@ class ServeSettings(Config):
         cors_origins: Web pages that may ask; none by default.
         neuronpedia: Whether labels are looked up at Neuronpedia (A0.13); by default ``RAYLENS_NEURONPEDIA_ENABLED``.
         retention_days: Spans older than this are deleted; None keeps them.
+        language_models: Whom requests to explain and score may ask, by the names that they use; none by default. A
+            request names no address of its own. Keys are read from the environment of the Ray cluster.
     """
 
     workspace: str | None = None
@@ -141,6 +142,7 @@ class ServeSettings(Config):
     cors_origins: tuple[str, ...] = ()
     neuronpedia: bool | None = None
     retention_days: Annotated[float, Field(gt=0)] | None = None
+    language_models: dict[str, EndpointSettings | OfflineSettings] = Field(default_factory=dict)
 
     @field_validator("cors_origins")
     @classmethod

@@ -16,9 +16,11 @@ MAY_IMPORT = {
     "raylens_serve": {"raylens", "raylens_serve"},
     "raylens_app": {"raylens", "raylens_app"},
 }
-LAYERS = ["errors", "ids", "config", "schema", "specs", "chat", "net", "traces", "api", "corpus", "examples", "explain", "score",
-          "suites", "audit", "reports", "store", "bundle", "search", "sources", "catalog", "labels", "llm", "engine",
-          "organisms"]  # fmt: skip
+LAYERS = [
+    "errors", "ids", "config", "schema", "specs", "chat", "net", "traces", "api", "client", "corpus",
+    "examples", "explain", "score", "suites", "audit", "reports", "store", "bundle", "search", "sources",
+    "catalog", "labels", "llm", "engine", "organisms",
+]  # fmt: skip
 """Rooms of ``raylens``; each imports only those to its left (and itself)."""
 
 HEAVY = {

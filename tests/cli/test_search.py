@@ -18,9 +18,9 @@ from raylens.ids import FeatureId, SaeId
 from raylens.schema import EXPLANATIONS
 from raylens.store.findings import Findings
 from raylens.store.labels import Labels
+from raylens.store.selection import Readable
 from raylens.store.workspace import CacheStore, Workspace
 from raylens_app.cli.score import last_explained, passes_named
-from raylens_app.cli.selection import Readable
 
 Raylens = Callable[..., Any]
 LAYER_1, LAYER_3 = SaeId("tiny-res", "layer_1"), SaeId("tiny-res", "layer_3")

@@ -13,11 +13,13 @@ from neuronpedia import HandClock, Remote
 from raylens.labels.label_store import LabelStore
 from raylens.store.workspace import Workspace
 
+_OWN = ("RAYLENS_API_TOKEN", "RAYLENS_NEURONPEDIA_ENABLED")
+
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith("NEURONPEDIA_") or name in ("RAYLENS_API_TOKEN",):
+        if name.lower().endswith("_proxy") or name.startswith("NEURONPEDIA_") or name in _OWN:
             monkeypatch.delenv(name)
 
 

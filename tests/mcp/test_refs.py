@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from raylens.bundle.paths import list_saes
 from raylens.catalog import Catalog
 from raylens.catalog.lookup import built_in
+from raylens.catalog.refs import model_ref, sae_ref
 from raylens.errors import DamagedFileError, InputError
 from raylens.ids import SaeId
+from raylens.labels.decoders import decoder_of
 from raylens.labels.proxies import nearest_explained
-from raylens_app.mcp.decoders import decoder_of
-from raylens_app.mcp.refs import model_ref, sae_ref
 
 
 @pytest.fixture(scope="module")

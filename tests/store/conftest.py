@@ -117,6 +117,12 @@ def local_files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
+def local_workspace(tmp_path: Path) -> Workspace:
+    """A new workspace on the local disk, for what does not depend on the storage."""
+    return Workspace.open(tmp_path / "local-workspace", create=True)
+
+
+@pytest.fixture
 def on_small_disk(tmp_path: Path) -> Callable[..., str]:
     """Run a Python program with ``DISK``, the folder of a 2 MB disk of its own, and return what it prints.
 

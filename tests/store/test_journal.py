@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from raylens.errors import BusyError, DamagedFileError
 from raylens.store import journal as journal_module
+from raylens.store.commits import Segment, cover
 from raylens.store.files import Files
 from raylens.store.housekeeping import gc
-from raylens.store.journal import Event, Journal, Segment, cover
+from raylens.store.journal import Event, Journal
 from raylens.store.lock import acquire
 from raylens.store.workspace import Workspace
 
@@ -55,7 +56,7 @@ def test_many_commits_are_rolled_into_one_and_read_the_same(files: Files, monkey
     assert ids(journal) == names
     segments = {path.rpartition("/")[2] for path in files.list("labels/segments")}
     assert {"000000000001-000000000004.json", "000000000001-000000000008.json"} < segments
-    gone = {one.path.rpartition("/")[2] for one in journal.superseded(datetime.now(UTC).timestamp() + 60)}
+    gone = {path.rpartition("/")[2] for path in journal.superseded(datetime.now(UTC).timestamp() + 60)}
     assert gone == segments - {"000000000001-000000000008.json", *(f"{n:012d}.json" for n in (9, 10, 11))}
     assert journal.superseded(datetime.now(UTC).timestamp() - 60) == [], "rolled a moment ago: somebody may be reading"
 
@@ -155,7 +156,7 @@ def test_a_paused_writer_takes_the_next_number(files: Files, monkeypatch: pytest
         if rel.endswith("000000000001.json") and "/segments/" in rel and b"mine" in data:
             monkeypatch.setattr(files, "commit_if_absent", real)
             with acquire(files, "labels/lock", "of bob", what="people's labels", stale_s=-1):
-                assert other._claim(1, b'[{"event_id": "theirs"}]')
+                assert other.commits.claim(1, b'[{"event_id": "theirs"}]')
         return real(rel, data)
 
     monkeypatch.setattr(files, "commit_if_absent", overtaken)

@@ -131,6 +131,11 @@ class FakeLlm:
         """What an endpoint's settings call it."""
         return f"http://127.0.0.1:{self.port}/v1"
 
+    @property
+    def busy(self) -> int:
+        """Requests that are being answered right now."""
+        return self._busy
+
     def __enter__(self) -> Self:
         self._thread.start()
         self._started.wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -19,8 +21,15 @@ CACHE_ID = "0123456789abcdef"
 D_SAE = 12
 
 
-def make_cache(workspace: Workspace, *, sae: SaeId = SAE, cache_id: str = CACHE_ID, scale: float = 1.0) -> CacheStore:
-    """Four windows ``BOS w1 … w5``.
+def make_cache(
+    workspace: Workspace,
+    *,
+    sae: SaeId = SAE,
+    cache_id: str = CACHE_ID,
+    scale: float = 1.0,
+    tokens: Mapping[int, Sequence[str]] | None = None,
+) -> CacheStore:
+    """Four windows ``BOS w1 … w5``; ``tokens`` are what some features promote.
 
     Feature f < 4 fires in windows from f on, at position 1 + f, with ``scale * (window + 1)``; feature 5 on BOS alone.
     """
@@ -41,8 +50,12 @@ def make_cache(workspace: Workspace, *, sae: SaeId = SAE, cache_id: str = CACHE_
     rows = [(w, 1 + f, f, scale * (w + 1)) for w in range(n) for f in range(4) if w >= f]
     rows += [(w, 0, 5, 90.0) for w in range(n)]  # feature 5 fires on BOS alone
     window, position, feature, activation = map(np.array, zip(*sorted(rows), strict=True))
+
+    def promoted(feature: int, sign: str) -> Sequence[str]:
+        return (tokens or {}).get(feature) or [f" {sign}{rank}" for rank in range(2)]
+
     logits = [
-        {"feature": f, "sign": sign, "rank": rank, "token_id": rank, "token": f" {sign}{rank}", "logit": value}
+        {"feature": f, "sign": sign, "rank": rank, "token_id": rank, "token": promoted(f, sign)[rank], "logit": value}
         for f in range(D_SAE)
         for sign, value in (("top", 2.0), ("bottom", -2.0))
         for rank in range(2)

@@ -18,12 +18,15 @@ from raylens_app.cli.audit_explain import (
 )
 from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.output import note, print_json, print_text, printable, progress
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import RunId, state_of
 
 if TYPE_CHECKING:
     from raylens.config import AuditConfig
     from raylens.store.audit_runs import Again
+    from raylens.store.runs import RunJournal
+    from raylens.store.workspace import Workspace
     from raylens_jobs.audit import AuditRun, Request
+    from raylens_jobs.audit_plan import AuditPlan
 
 DEFAULT_REFERENCE: Final = "raylens/pico"
 
@@ -86,6 +89,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
     override_guard: Annotated[bool, typer.Option(help="Allow an SAE trained on another model of this shape.")] = False,
     catalog_file: Annotated[str | None, typer.Option(help="Your own SAEs and aliases (YAML).")] = None,
+    run_id: RunId = None,
     as_json: Json = False,
 ) -> None:
     """Audit a fine-tune: what changed inside, what sets it off, and whether benign fine-tunes differ as much.
@@ -140,7 +144,7 @@ def run(
     )
     anew: Again = ("archive" if archive else "replace") if again else "refuse"
     request = Request(candidate, session, run_name, title, again=anew, explain=how)
-    done = audit(context, config, request)
+    done = audit(context, config, request, run_id)
     if as_json:
         print_json(summary(done))
         return
@@ -148,29 +152,48 @@ def run(
         print_text(line)
 
 
-def audit(context: typer.Context, config: AuditConfig, request: Request) -> AuditRun:
+def audit(context: typer.Context, config: AuditConfig, request: Request, run_id: str | None = None) -> AuditRun:
     """Audit with progress on stderr.
+
+    Args:
+        context: Of the command.
+        config: How.
+        request: What.
+        run_id: Of the run's record, where somebody waits for it: they find there as well what was refused, and an
+            audit that was finished before.
 
     Raises:
         RaylensError: As :func:`raylens_jobs.audit.run_audit`.
     """
     from raylens.store.runs import RunJournal
-    from raylens_jobs.audit import find_finished, run_audit
+    from raylens_jobs.audit import find_finished
     from raylens_jobs.audit_plan import plan_audit
 
     workspace = state_of(context).open_workspace(create=True)
+    asked = {**config.model_dump(mode="json"), **request.asked}
+    if run_id is not None:
+        with RunJournal.start(workspace.files, "audit", asked, run_id=run_id) as journal:
+            plan = plan_audit(config, workspace.url, note)
+            done = find_finished(workspace, plan, request) or _audit(workspace, plan, request, journal)
+            journal.finish(summary(done))
+        return done
     plan = plan_audit(config, workspace.url, note)
     finished = find_finished(workspace, plan, request)
     if finished is not None:
         note(f"{finished.place} is finished already; --again makes it anew.")
         return finished
-    asked = {**config.model_dump(mode="json"), **request.asked}
     with RunJournal.start(workspace.files, "audit", asked) as journal:
-        note(f"run {journal.run_id}: auditing {request.candidate} against {config.model}")
-        with progress("auditing", unit="pieces") as bar:
-            done = run_audit(workspace, plan, request, journal, lambda finished, total: bar(finished, total))
+        done = _audit(workspace, plan, request, journal)
         journal.finish(summary(done))
     return done
+
+
+def _audit(workspace: Workspace, plan: AuditPlan, request: Request, journal: RunJournal) -> AuditRun:
+    from raylens_jobs.audit import run_audit
+
+    note(f"run {journal.run_id}: auditing {request.candidate} against {plan.config.model}")
+    with progress("auditing", unit="pieces") as bar:
+        return run_audit(workspace, plan, request, journal, lambda finished, total: bar(finished, total))
 
 
 def summary(done: AuditRun) -> dict[str, Any]:

@@ -24,7 +24,8 @@ Provider = Annotated[
     ProviderName | None,
     typer.Option(
         help="openai: any OpenAI-compatible endpoint (vLLM, Ollama, TGI, LM Studio) at --base-url, or OpenAI itself; "
-        "openrouter; offline: a model on this cluster. Default: offline for a local folder, openai with --base-url.",
+        "openrouter; offline: a model of your own, asked at the services of this workspace where they serve it, else "
+        "loaded on this cluster. Default: offline for a local folder, openai with --base-url.",
         rich_help_panel=PANEL,
     ),
 ]

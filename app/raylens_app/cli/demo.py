@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from raylens.ids import SaeId
     from raylens.store.findings import Findings
     from raylens.store.reader import CacheReader
+    from raylens.store.selection import Readable
     from raylens.store.workspace import Workspace
-    from raylens_app.cli.selection import Readable
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     context: typer.Context,
     n_tokens: Annotated[int, typer.Option(min=1, help="Text tokens to encode.")] = _TOKENS,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
 ) -> None:
     """Cache the standard library through raylens/pico with three SAEs, explain and score 200 features, and show them.
 
@@ -52,7 +53,7 @@ def demo(
     began = time.monotonic()
     workspace = state_of(context).open_workspace(create=True)
     saes = tuple(str(one.id) for one in list_saes())
-    with cluster(None):  # started once for all three jobs
+    with cluster(address):  # started once for all three jobs
         figures = caching.run(workspace, CacheConfig(model=PICO, saes=saes, n_tokens=n_tokens, name="demo"))
         seconds = time.monotonic() - began
         reader = CacheReader(workspace, str(figures["cache_id"]))
@@ -133,9 +134,9 @@ def _explain_and_score(
     """
     from raylens.config import ExplainConfig, ScoreConfig
     from raylens.store.findings import passes
+    from raylens.store.selection import readables
     from raylens_app.cli.passes import run_explain, run_score
     from raylens_app.cli.score_card import score_card
-    from raylens_app.cli.selection import readables
 
     sae = _shown(reader)
     one = next(each for each in readables(workspace, reader.cache_id) if each.sae == sae)

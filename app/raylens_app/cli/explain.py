@@ -11,7 +11,7 @@ from raylens.errors import RunError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import duration, print_json, print_text
 from raylens_app.cli.passes import one_sae, print_notes, run_explain
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import RunId, state_of
 
 _EXAMPLES: Final = "Examples"
 
@@ -98,6 +98,7 @@ def explain(
     ] = 200,
     seed: Annotated[int, typer.Option(help="Of the split by document, and of every choice.")] = 22,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    run_id: RunId = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Say what features mean, from excerpts of one half of the documents; raylens score uses the other.
@@ -144,7 +145,7 @@ def explain(
     chat.require_asking(config.explainer, asked)
     workspace = state_of(context).open_workspace()
     one = one_sae(workspace, cache, sae)
-    figures = run_explain(workspace, one, config, asked)
+    figures = run_explain(workspace, one, config, asked, run_id)
     nothing = _nothing_explained(figures)
     if as_json:
         print_json(figures)

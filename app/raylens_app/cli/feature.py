@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,9 +16,7 @@ from raylens_app.cli.state import state_of
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from raylens.store.reader import CacheReader
-    from raylens_app.cli.card import Card
-    from raylens_app.cli.selection import Readable
+    from raylens.store.feature_card import Card, Explained
 
 _SHOWN_TOKENS: Final = 10
 _SHOWN_FEATURES: Final = 6
@@ -52,9 +50,10 @@ def feature(
     Windows come with the highest peak first; --quantile and --interval show weaker ones, which tell
     more about what a feature is not. In colour, tokens are shaded by activation and the peak is underlined.
     """
+    from raylens.store.feature_card import read_card
+    from raylens.store.peak_bounds import bounds_of, bounds_of_share, share_of
     from raylens.store.reader import CacheReader
-    from raylens_app.cli.card import read_card
-    from raylens_app.cli.selection import one_feature, readables
+    from raylens.store.selection import one_feature, readables
 
     if quantile is not None and interval is not None:
         raise InputError("--quantile and --interval exclude one another.", hint="give one of them.")
@@ -64,7 +63,7 @@ def feature(
     one, index = one_feature(readables(workspace, cache), name)
     reader = CacheReader(workspace, one.cache_id)
     if share is not None:
-        bounds = _bounds_of_share(reader, one, index, *share)
+        bounds = bounds_of_share(reader, one.sae, index, *share)
     low, high = bounds or (0.0, math.inf)
     seed = _SAMPLE_SEED if share is not None else None
     activities = reader.windows_in_interval(one.sae, index, low, high, windows, seed) if windows else []
@@ -77,42 +76,6 @@ def feature(
     else:
         heading = f"windows with peaks {_span(low, high)}" if bounds else "strongest windows"
     _print(card, heading, around)
-
-
-def bounds_of(interval: str) -> tuple[float, float]:
-    """``2.5:4`` → ``(2.5, 4.0)``; either side may be left out.
-
-    Raises:
-        InputError: It is not of that form, or empty.
-    """
-    low, colon, high = interval.partition(":")
-    try:
-        bounds = float(low or 0), float(high or math.inf)
-    except ValueError:
-        bounds = math.nan, math.nan
-    if not colon or not bounds[0] < bounds[1]:
-        raise InputError(f"{interval!r} is not an interval.", hint="write LOW:HIGH, for example 2.5:4, or 2.5: or :4.")
-    return bounds
-
-
-def share_of(quantile: str) -> tuple[int, int]:
-    """``3/10`` → ``(3, 10)``.
-
-    Raises:
-        InputError: It is not of that form.
-    """
-    number, _, of = quantile.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise InputError(f"{quantile!r} is not a quantile.", hint="write I/N with I from 1 to N, for example 3/10.")
-    return int(number), int(of)
-
-
-def _bounds_of_share(reader: CacheReader, one: Readable, index: int, number: int, of: int) -> tuple[float, float]:
-    """Peaks between which the ``number``-th of ``of`` equal shares of a feature's windows lie, from the weakest."""
-    rising = reader.peaks(one.sae, index)[::-1]
-    n = len(rising)
-    low = float(rising[n * (number - 1) // of]) if number > 1 and n else 0.0
-    return low, float(rising[n * number // of]) if number < of and n else math.inf
 
 
 def _span(low: float, high: float) -> str:
@@ -178,17 +141,18 @@ def _print(card: Card, heading: str, around: int) -> None:
     print_table(rows, columns)
 
 
-def _explained(found: Mapping[str, Any]) -> str:
+def _explained(found: Explained) -> str:
     """A phrase, who said it, and its F1 and balanced accuracy on held-out documents."""
-    who = found["model"] or found["explainer"]
+    row = found.row
+    who = row["model"] or row["explainer"]
     parts: list[str] = []
     for name, title in (("f1", "F1"), ("balanced_accuracy", "balanced accuracy")):
-        for key, score in found["scores"].items():
+        for key, score in found.scores.items():
             scorer, _, metric = key.partition(".")
             if metric == name and score["value"] is not None:
                 interval = f" ({score['ci_low']:.2f}–{score['ci_high']:.2f})" if score["ci_low"] is not None else ""
                 parts.append(f"{title} {score['value']:.2f}{interval} by {scorer}, n {score['n']}")
-    return f"{found['explanation']} [{who}]" + (f" {'; '.join(parts)}" if parts else " not scored")
+    return f"{row['explanation']} [{who}]" + (f" {'; '.join(parts)}" if parts else " not scored")
 
 
 def packed(items: Sequence[str], width: int) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raylens.store.examples import Example
     from raylens.store.labels import Words
     from raylens.store.reader import CacheReader
-    from raylens_app.cli.selection import Readable
+    from raylens.store.selection import Readable
 
 _PROMOTED: Final = 3
 _TOKENS_AROUND: Final = 3
@@ -76,8 +76,9 @@ def features(
     """List features with what they fire on most strongly and which tokens they promote."""
     from raylens.store.labels import Labels
     from raylens.store.reader import CacheReader
+    from raylens.store.selection import of_sae, readables
     from raylens_app.cli.search import search_features
-    from raylens_app.cli.selection import latest, of_sae, readables
+    from raylens_app.cli.selection import latest
 
     if min_density is not None and max_density is not None and min_density > max_density:
         raise InputError(
@@ -121,6 +122,7 @@ def _rows(
     with_examples: bool,
 ) -> tuple[list[dict[str, object]], int]:
     """Rows of one SAE, and how many more there are."""
+    from raylens.store.feature_card import promoted
     from raylens_app.cli.interest import most_interesting
 
     columns = ["feature", "n_active", "n_windows", "density", "mean_activation", "max_activation"]
@@ -138,7 +140,7 @@ def _rows(
         order = statistics.sort_by(by)["feature"].to_pylist()
     page = order[offset : offset + limit]
     by_feature = {int(row["feature"]): row for row in statistics.to_pylist()}
-    promoted = _promoted(reader, one, page)
+    promotes = promoted(reader, one.sae, page, _PROMOTED)
     best = _best(reader, one, page) if with_examples else {}
     rows = [
         {
@@ -147,7 +149,7 @@ def _rows(
             "sae": str(one.sae),
             **by_feature[index],
             **({"interest": interest[index]} if interest else {}),
-            "promotes": promoted.get(index, []),
+            "promotes": promotes.get(index, []),
             **({"example": best.get(index)} if with_examples else {}),
         }
         for index in page
@@ -157,7 +159,8 @@ def _rows(
 
 def _add_words(words: Words, one: Readable, rows: Sequence[dict[str, object]], *, as_json: bool) -> None:
     """What people say of each feature: all of it for JSON, else in a line."""
-    from raylens_app.cli.label import STAR, words_of
+    from raylens.store.feature_card import words_of
+    from raylens_app.cli.label import STAR
 
     for row in rows:
         index = row["feature"]
@@ -178,21 +181,6 @@ def within(statistics: pa.Table, low: float | None, high: float | None) -> pa.Ta
     density = pc.field("density")
     kept = density > 0 if low is None else density >= low
     return statistics.filter(kept if high is None else kept & (density <= high))
-
-
-def _promoted(reader: CacheReader, one: Readable, page: Sequence[int]) -> dict[int, list[str]]:
-    import pyarrow.compute as pc
-
-    rows = reader.rows_of("logits", one.sae, page, ["feature", "sign", "rank", "token"])
-    if rows is None:
-        return {}
-    top = rows.filter(pc.field("sign") == "top")
-    found: dict[int, list[str]] = {}
-    for row in top.sort_by([("feature", "ascending"), ("rank", "ascending")]).to_pylist():
-        tokens = found.setdefault(int(row["feature"]), [])
-        if len(tokens) < _PROMOTED:
-            tokens.append(str(row["token"]))
-    return found
 
 
 def _best(reader: CacheReader, one: Readable, page: Sequence[int]) -> dict[int, Example]:

@@ -14,7 +14,7 @@ from raylens_app.cli.output import Column, note, print_json, print_table, print_
 from raylens_app.cli.state import state_of
 
 if TYPE_CHECKING:
-    from raylens.store.labels import Label, Note, Words
+    from raylens.store.labels import Words
     from raylens.store.workspace import Workspace
 
 STAR: Final = "★"
@@ -46,8 +46,9 @@ def label(
     Words belong to a feature of an SAE, in whatever cache it is looked at, and each person has their own.
     raylens feature shows them beside explanations, SQL in the views labels, notes and explanations.
     """
+    from raylens.store.feature_card import words_of
     from raylens.store.labels import Labels
-    from raylens_app.cli.selection import feature_of_any_cache, readables
+    from raylens.store.selection import feature_of_any_cache, readables
 
     if remove and text is not None:
         raise InputError("a label is given and taken away.", hint="give the new label alone: it replaces the old one.")
@@ -127,14 +128,6 @@ def labels(
     print_table(lines, columns)
 
 
-def words_of(words: Words, sae: SaeId, index: int) -> dict[str, Any]:
-    """What people say of one feature, as JSON shows it: ``labels`` and ``notes``."""
-    return {
-        "labels": [_label(one) for one in words.labels_of(sae, index)],
-        "notes": [_note(one) for one in words.notes_of(sae, index)],
-    }
-
-
 def label_line(said: Mapping[str, Any], *, who: bool = True) -> str:
     """One person's label and star in a line."""
     parts = [STAR if said["starred"] else "", said["label"] or "", f"[human, {said['author']}]" if who else ""]
@@ -147,28 +140,15 @@ def note_line(said: Mapping[str, Any], *, who: bool = True) -> str:
 
 
 def _all(words: Words) -> list[dict[str, Any]]:
+    from raylens.store.feature_card import words_of
+
     about = {(one.sae, one.feature) for one in (*words.labels.values(), *words.notes.values())}
     return [{"sae": sae, "feature": index, **words_of(words, SaeId.parse(sae), index)} for sae, index in sorted(about)]
 
 
-def _label(one: Label) -> dict[str, Any]:
-    return {
-        "label_id": one.label_id,
-        "label": one.label,
-        "type": "human",
-        "author": one.author,
-        "starred": one.starred,
-        "updated_at": one.at,
-    }
-
-
-def _note(one: Note) -> dict[str, Any]:
-    return {"note_id": one.note_id, "note": one.note, "author": one.author, "created_at": one.at}
-
-
 def _shorts(workspace: Workspace) -> dict[str, str]:
     """How features of each SAE that can be read are shown, with a place for the index; none where nothing can."""
-    from raylens_app.cli.selection import readables
+    from raylens.store.selection import readables
 
     try:
         known: Iterable[Any] = readables(workspace)

@@ -44,8 +44,10 @@ from raylens_app.cli import (
     organisms,
     runs,
     score,
+    serve,
     sql,
     suites,
+    traces,
     training,
 )
 from raylens_app.cli.output import one_line, printable_lines
@@ -68,6 +70,8 @@ _GROUPS: Final = (
     audit_group,
     organisms,
     mcp,
+    serve,
+    traces,
     training,
     convert,
     importing,

@@ -15,20 +15,24 @@ if TYPE_CHECKING:
     from raylens.config import ExplainConfig, ScoreConfig
     from raylens.llm.settings import ChatSettings
     from raylens.store.findings import Findings
+    from raylens.store.selection import Readable
     from raylens.store.workspace import Workspace
-    from raylens_app.cli.selection import Readable
     from raylens_jobs.passes import Progress as PassProgress
 
 
 def run_explain(
-    workspace: Workspace, one: Readable, config: ExplainConfig, asked: ChatSettings | None = None
+    workspace: Workspace,
+    one: Readable,
+    config: ExplainConfig,
+    asked: ChatSettings | None = None,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
     """Explain under a run record, with progress; returns the run's figures."""
     from raylens.store.runs import RunJournal
     from raylens_jobs.explain import run_explain as run
 
     settings = {**config.model_dump(mode="json"), "sae": str(one.sae), **_asked(asked)}
-    with RunJournal.start(workspace.files, "explain", settings, cache_id=one.cache_id) as journal:
+    with RunJournal.start(workspace.files, "explain", settings, run_id=run_id, cache_id=one.cache_id) as journal:
         note(f"run {journal.run_id}: starting Ray")
         with progress("explaining", None, unit="features") as bar:
             figures = run(config, workspace, one.cache_id, one.sae, journal, _reporting(bar), asked)
@@ -37,15 +41,20 @@ def run_explain(
 
 
 def run_score(
-    workspace: Workspace, explanations: Findings, config: ScoreConfig, asked: ChatSettings | None = None
+    workspace: Workspace,
+    explanations: Findings,
+    config: ScoreConfig,
+    asked: ChatSettings | None = None,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
     """Score under a run record, with progress; returns the run's figures."""
     from raylens.store.runs import RunJournal
     from raylens_jobs.score import run_score as run
 
     settings = {**config.model_dump(mode="json"), "sae": str(explanations.sae), "explanations": explanations.pass_id}
+    settings |= _asked(asked)
     cache_id = explanations.cache.cache_id
-    with RunJournal.start(workspace.files, "score", {**settings, **_asked(asked)}, cache_id=cache_id) as journal:
+    with RunJournal.start(workspace.files, "score", settings, run_id=run_id, cache_id=cache_id) as journal:
         note(f"run {journal.run_id}: starting Ray")
         with progress("scoring", None, unit="features") as bar:
             figures = run(config, workspace, explanations, journal, _reporting(bar), asked)
@@ -96,7 +105,7 @@ def print_notes(figures: Mapping[str, Any]) -> None:
 
 
 def one_sae(workspace: Workspace, cache: str | None, sae: str | None) -> Readable:
-    from raylens_app.cli.selection import of_sae, readables
+    from raylens.store.selection import of_sae, readables
 
     found = readables(workspace, cache)
     if sae is not None:

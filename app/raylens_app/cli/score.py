@@ -12,11 +12,11 @@ from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import print_json, print_text
 from raylens_app.cli.passes import one_sae, print_notes, run_score
 from raylens_app.cli.score_card import print_card, score_card
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import RunId, state_of
 
 if TYPE_CHECKING:
     from raylens.store.findings import Findings
-    from raylens_app.cli.selection import Readable
+    from raylens.store.selection import Readable
 
 
 def register(app: typer.Typer) -> None:
@@ -75,6 +75,7 @@ def score(
         typer.Option("--shuffled/--no-shuffled", help="Also score another feature's explanation: what chance gives."),
     ] = True,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    run_id: RunId = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Measure explanations on excerpts of documents that their explainer did not see, and print the score card.
@@ -119,7 +120,7 @@ def score(
             **({"scorers": tuple(scorer)} if scorer else {}),
         }
     )
-    figures = run_score(workspace, chosen, config, asked)
+    figures = run_score(workspace, chosen, config, asked, run_id)
     card = score_card(workspace, one, figures["pass_id"])
     if as_json:
         print_json({**figures, "card": card["figures"], **{k: card[k] for k in ("aggregates", "by_density")}})

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from raylens_app.cli.output import Column, print_table, print_text
 
 if TYPE_CHECKING:
+    from raylens.store.selection import Readable
     from raylens.store.workspace import Workspace
-    from raylens_app.cli.selection import Readable
 
 Card = Mapping[str, Sequence[Mapping[str, Any]]]
 

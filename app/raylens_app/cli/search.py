@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from raylens.search.features import Hit
     from raylens.store.phrases import Embed
     from raylens.store.reader import CacheReader
+    from raylens.store.selection import Readable
     from raylens.store.workspace import Workspace
-    from raylens_app.cli.selection import Readable
 
 
 def search_features(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from raylens.store.workspace import Workspace
 
 DEFAULT_WORKSPACE: Final = "./raylens-data"
+
+RunId = Annotated[
+    str | None, typer.Option(hidden=True, help="Of the run's record, given by whoever waits for the run: services.")
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final
 from pydantic import Field, field_validator
 
 from raylens.audit.scores import SCORE_METHODS
+from raylens.catalog.refs import model_ref, sae_ref
 from raylens.errors import InputError
 from raylens.sources.suites import load_suite
 from raylens.store.audit_paths import RunPlace
 from raylens_app.mcp.answers import Answer, Document, plural
 from raylens_app.mcp.desk import Call, Desk
 from raylens_app.mcp.jobs import run_command
-from raylens_app.mcp.refs import model_ref, sae_ref
 from raylens_app.mcp.run_tools import decided
 from raylens_app.mcp.suite_tools import SuiteName
 from raylens_app.mcp.tool import Arguments, Tool

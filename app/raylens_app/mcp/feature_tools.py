@@ -11,10 +11,10 @@ from raylens.audit.feature_rows import FeatureRow, Highlight
 from raylens.errors import InputError, RaylensError, UnknownNameError
 from raylens.ids import FeatureId
 from raylens.reports.wording import meaning
+from raylens.store.feature_card import Card, read_card
 from raylens.store.reader import CacheReader
-from raylens_app.cli.card import Card, read_card
+from raylens.store.selection import feature_of_any_cache, readables
 from raylens_app.cli.render import around_peak, highlighted, pieces
-from raylens_app.cli.selection import feature_of_any_cache, readables
 from raylens_app.mcp.answers import Answer, Document, clipped, paged, plural
 from raylens_app.mcp.desk import Desk
 from raylens_app.mcp.run_tools import artefacts_of
@@ -198,7 +198,7 @@ def _card(desk: Desk, name: str, n_windows: int) -> Card:
 
 
 def _said(card: Card) -> list[dict[str, Any]]:
-    rows = card.document()["explanations"][:_EXPLANATIONS]
+    rows = card.said()[:_EXPLANATIONS]
     return [
         {
             "explanation": clipped(str(one["explanation"]), _TEXT),

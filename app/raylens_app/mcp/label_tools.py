@@ -12,6 +12,7 @@ from raylens.catalog import Catalog
 from raylens.errors import InputError
 from raylens.ids import FeatureId, SaeId
 from raylens.labels.best import best, ranked
+from raylens.labels.decoders import decoder_of
 from raylens.labels.explanations import Explanation
 from raylens.labels.lookup import Lookup
 from raylens.labels.names import NeuronpediaId, label_source
@@ -19,7 +20,6 @@ from raylens.labels.own_features import Own, OwnFeatures
 from raylens.labels.proxies import LOW_MARK, Neighbour, nearest_explained
 from raylens.store.reader import CacheReader
 from raylens_app.mcp.answers import Answer, Document, clipped, plural
-from raylens_app.mcp.decoders import decoder_of
 from raylens_app.mcp.desk import Desk
 from raylens_app.mcp.tool import Arguments, SaeName, reading
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
-
-from pydantic import Field
+from typing import Final, Literal
 
 from raylens.api.base import Answer, Asked
-from raylens.api.reading import Name, Peak, TopK
+from raylens.api.reading import AblateAnswer, Name, Peak, TopK
 from raylens.traces.span import Id
 
 CACHED: Final = "ok (cached)"
@@ -106,4 +104,19 @@ class ExtractAnswer(Answer):
     fallback: tuple[str, ...] = ()
 
 
-TraceLimit = Annotated[int, Field(ge=1, le=1000)]
+class EffectsAnswer(Answer):
+    """Effects of tokens.
+
+    Attributes:
+        span_id: Which span.
+        effects: What was measured; None where it cannot be.
+        reason: ``ok``, or why it cannot.
+        supported: Whether it can.
+        hint: What to do where it cannot.
+    """
+
+    span_id: str
+    effects: AblateAnswer | None
+    reason: str
+    supported: bool = True
+    hint: str = ""

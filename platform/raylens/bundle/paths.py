@@ -6,6 +6,7 @@ name                                    folder, inside this package
 model ``raylens/pico``                  ``pico/``
 SAE ``raylens-pico-res/layer_<N>``      ``saes/layer_<N>/``
 the sentence embedding                  ``embedding/``
+sample traces                           ``traces/``
 ======================================  ==============================
 """
 

@@ -42,20 +42,35 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
     """
     if not tokenizer.chat_template:
         return ChatPrompt(_ids(tokenizer, _transcript(messages), special=True), (_NEXT_TURN,))
-    refusal: TemplateError | None = None
+    # Templates write special tokens themselves.
+    return ChatPrompt(_ids(tokenizer, render_chat(tokenizer, messages), special=False))
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, for_answer: bool = True) -> str:
+    """``messages`` by the tokenizer's own template, special tokens included.
+
+    Args:
+        tokenizer: Has a template.
+        messages: Turns; those that the template has no place for are joined to the next.
+        for_answer: End where the model's next answer begins.
+
+    Raises:
+        RequestRefusedError: The template takes these messages in neither form.
+    """
+    refusal: Exception | None = None
     for turns in (messages, _joined(messages)):
         try:
             text = tokenizer.apply_chat_template(
                 [{"role": turn.role, "content": turn.content} for turn in turns],
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=for_answer,
                 enable_thinking=False,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:  # the last two: what a template does with what it got
             refusal = error
             continue
         assert isinstance(text, str)
-        return ChatPrompt(_ids(tokenizer, text, special=False))  # templates write special tokens themselves
+        return text
     raise RequestRefusedError(
         f"the model's chat template does not take this chat ({' '.join(str(refusal).split())[:200]}).",
         hint="let turns of user and assistant alternate, and let the user's be the last.",

@@ -34,7 +34,8 @@ TIE: Final = 1e-3
 BATCH_TOKENS: Final = 16_384
 """Tokens whose keys and values are held at once, padding and what is yet to be written included."""
 
-_EXACT: Final = (torch.float32, torch.float64)
+EXACT: Final = (torch.float32, torch.float64)
+"""In others near ties are everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def _together(
     ending = torch.tensor(sorted(ends), dtype=torch.long, device=loaded.device)
     active = torch.ones(len(prompts), dtype=torch.bool, device=loaded.device)
     tied = torch.zeros_like(active)
-    exact = loaded.dtype in _EXACT
+    exact = loaded.dtype in EXACT
     written: list[Tensor] = []
     log_probs: list[Tensor] = []
     cache = None

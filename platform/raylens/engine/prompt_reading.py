@@ -9,22 +9,20 @@ texts of equal length go together, without padding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from interp_engine.lens import apply_logit_transform
 from torch import Tensor
 
 from raylens.audit.pooling import PromptCodes
 from raylens.engine.encode import encode_sparse
 from raylens.engine.load import LoadedModel
-from raylens.engine.memory import memory_advice
 from raylens.engine.readings import NextTokens, PromptReading, PromptTokens
 from raylens.engine.saes import LoadedSae
 from raylens.engine.tap import tap
-from raylens.errors import InputError, MismatchError, RunError
-from raylens.ids import HookPoint
+from raylens.engine.unembedding import FINAL_NORM, LOGITS, logits_of
+from raylens.errors import InputError, MismatchError
 
 __all__ = ["KEEP_TOP", "PromptTokens", "read_prompts"]
 
@@ -32,10 +30,8 @@ KEEP_TOP: Final = 128
 """Next tokens kept of a reference. On pico they hold seven eighths of the probability, and the divergence of a
 fine-tune over their partition was 0.90 to 0.94 of the whole one (six LoRA fine-tunes, 24 prompts of code)."""
 
-_FINAL_NORM: Final = HookPoint("final_norm")
 _BATCH_TOKENS: Final = 8192
-_LOGITS: Final = 1 << 26
-"""Logits held at once: 256 MiB of float32."""
+_LOGITS: Final = LOGITS
 
 
 def read_prompts(
@@ -67,12 +63,12 @@ def read_prompts(
     found: dict[int, PromptReading] = {}
     for batch in _batches(texts, 1 if loaded.device.type == "cpu" else _BATCH_TOKENS):
         ids = torch.tensor([list(texts[at].ids) for at in batch])
-        points = [_FINAL_NORM] if sae is None else [sae.spec.hook, _FINAL_NORM]
+        points = [FINAL_NORM] if sae is None else [sae.spec.hook, FINAL_NORM]
         read = tap(loaded, points, ids) if ids.shape[1] else {}
         for row, at in enumerate(batch):
             text = texts[at]
             codes = _codes(sae, read[sae.spec.hook][row] if read else None, text) if sae is not None else None
-            hidden = read[_FINAL_NORM][row, : text.n_prompt] if read else torch.empty(0, loaded.d_model)
+            hidden = read[FINAL_NORM][row, : text.n_prompt] if read else torch.empty(0, loaded.d_model)
             if reference_top is None:
                 found[at] = PromptReading(codes, next_tokens=_likeliest(loaded, hidden, keep_top))
             else:
@@ -160,18 +156,5 @@ def _partition(log_probs: Tensor, ids: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _log_probs(loaded: LoadedModel, hidden: Tensor) -> Iterator[Tensor]:
     """float32 log-probabilities ``[positions, vocabulary]`` after the final norm's ``hidden``, in blocks of rows."""
-    engine: Any = loaded.engine
-    quirks = engine.arch.quirks
-    rows = max(1, _LOGITS // loaded.info.vocab_size)
-    with loaded.lock, torch.inference_mode(), memory_advice("reading next tokens", loaded.device):
-        for start in range(0, len(hidden), rows):
-            logits = engine.arch.lm_head(hidden[start : start + rows])
-            logits = apply_logit_transform(
-                logits, multiplier=quirks.logit_multiplier, softcap=quirks.final_logit_softcapping
-            ).float()
-            if not bool(torch.isfinite(logits).all()):
-                raise RunError(
-                    f"the logits of {loaded.name} are not all finite numbers.",
-                    hint="activations overflow or weights are damaged: try --dtype float32, else train it again.",
-                )
-            yield logits.log_softmax(dim=-1)
+    for logits in logits_of(loaded, hidden, _LOGITS):
+        yield logits.log_softmax(dim=-1)

@@ -120,6 +120,11 @@ def describe_sae(ref: str | Path, *, hook: HookPoint | None = None, model_name: 
     return _spec(_find(ref, weights=False), hook, model_name)
 
 
+def fetch_sae(ref: str | Path) -> None:
+    """Bring the files of ``ref`` here without reading them; errors are those of :func:`load_sae`."""
+    _find(ref, weights=True)
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """An SAE that was found: its identity, sae-lens's form of its config, and where its weights are."""

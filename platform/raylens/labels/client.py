@@ -126,7 +126,7 @@ class LabelClient:
         found: dict[int, Looked] = {}
         rest = iter(wanted)
         while part := list(islice(rest, _AT_A_TIME)):
-            found |= self._known(source, part)
+            found |= self.known(source, part)
             if missing := [index for index in part if index not in found]:
                 found |= self._fetched(source, missing)
         return {index: found[index] for index in wanted}
@@ -152,8 +152,15 @@ class LabelClient:
 
     # ------------------------------------------------------------------ what is known
 
-    def _known(self, source: NeuronpediaId, indices: Sequence[int]) -> dict[int, Looked]:
-        """Those of ``indices`` that memory or the workspace knows."""
+    def refresh(self) -> None:
+        """See what others have fetched or imported since."""
+        if self.store.refresh():
+            with self._turn:
+                self._memory.clear()
+
+    def known(self, source: NeuronpediaId, indices: Iterable[int]) -> dict[int, Looked]:
+        """Those of ``indices`` that memory or the workspace knows; nobody is asked. Raises as :meth:`labels`."""
+        indices = list(indices)
         found: dict[int, Looked] = {}
         with self._turn:
             for index in indices:
@@ -270,11 +277,18 @@ class _Line:
             raise
 
     def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connection and end the thread; who still waits for an answer gets none."""
         try:
-            self.run(self._open.aclose())
+            self.run(self._closed())
         finally:
             self._end()
+
+    async def _closed(self) -> None:
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._open.aclose()
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

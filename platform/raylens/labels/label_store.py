@@ -189,13 +189,14 @@ class LabelStore:
             self._readers.clear()
             self._digests.clear()
 
-    def refresh(self) -> None:
-        """See what others have committed since."""
+    def refresh(self) -> bool:
+        """See what others have committed since; returns whether anything was."""
         with self._turn:
-            for source, reader in self._readers.items():
-                if reader.refresh():
-                    for table in LABEL_TABLES:
-                        self._digests.pop((source, table), None)
+            changed = [source for source, reader in self._readers.items() if reader.refresh()]
+            for source in changed:
+                for table in LABEL_TABLES:
+                    self._digests.pop((source, table), None)
+            return bool(changed)
 
     def _put_words(self, source: NeuronpediaId, index: int, one: Explanation, origin: Origin, once: bool) -> bool:
         more = {

@@ -64,9 +64,9 @@ class Lookup:
         wanted = list(features)
         found: dict[int, list[Explanation]] = {feature: [] for feature in wanted}
         for cache in self.held:
-            for feature in wanted:
-                said = (read_explanation(one) for one in self._own.explanations_in(cache, feature))
-                found[feature] += [one for one in said if one is not None]
+            for feature, said in self._own.explanations_in(cache, wanted).items():
+                read = (read_explanation(one) for one in said)
+                found[feature] += [one for one in read if one is not None]
         if self.source is not None:
             for feature, looked in self._client.labels(self.source, wanted).items():
                 found[feature] += looked.explanations

@@ -76,6 +76,11 @@ def label_source(
     return NeuronpediaId.parse(text) if text else None
 
 
+def page_url(source: NeuronpediaId, index: int) -> str:
+    """A feature's page for people (A0.19)."""
+    return f"https://www.neuronpedia.org/{source.model}/{source.source}/{index}"
+
+
 def saes_of(source: NeuronpediaId, catalog: Catalog) -> tuple[SaeId, ...]:
     """The SAEs of the catalogue whose labels ``source`` has; sae-lens lists some weights under two ids."""
     return tuple(sorted(entry.sae for entry in catalog.entries if entry.neuronpedia_id == str(source)))

@@ -72,7 +72,7 @@ def nearest_explained(
     found: dict[int, tuple[Neighbour, ...]] = {}
     for first in range(0, len(wanted), _AT_A_TIME):
         part = wanted[first : first + _AT_A_TIME]
-        cosines, neighbours = _best(decoder, part, _directions(decoder, part), allowed, k)
+        cosines, neighbours = _best(decoder, part, unit_rows(decoder, part), allowed, k)
         for row, feature in enumerate(part.tolist()):
             kept = np.isfinite(cosines[row])
             pairs = zip(neighbours[row][kept].tolist(), cosines[row][kept].tolist(), strict=True)
@@ -80,8 +80,8 @@ def nearest_explained(
     return found
 
 
-def _directions(decoder: Decoder, features: NDArray[np.int64]) -> NDArray[np.float32]:
-    """``[n, d_in]`` unit rows of some features; NaN where a row has no direction."""
+def unit_rows(decoder: Decoder, features: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``[n, d_in]`` unit rows of some features, which rise; NaN where a row has no direction."""
     parts: list[NDArray[np.float32]] = []
     n_rows = 0
     for first, chunk in _chunks(decoder):

@@ -21,9 +21,12 @@ MODES: Final[tuple[Mode, ...]] = ("cache_only", "remote_fallback")
 
 BASE_URL_VARIABLE: Final = "NEURONPEDIA_BASE_URL"
 MODE_VARIABLE: Final = "NEURONPEDIA_EXPLANATIONS_MODE"
+ENABLED_VARIABLE: Final = "RAYLENS_NEURONPEDIA_ENABLED"
 KEY_VARIABLE: Final = "NEURONPEDIA_API_KEY"
 PUBLIC_URL: Final = "https://www.neuronpedia.org/api"
 
+_YES: Final = frozenset({"true", "1", "yes", "on"})
+_NO: Final = frozenset({"false", "0", "no", "off", ""})
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -87,6 +90,18 @@ class LabelSettings(Config):
     def may_send_key(self) -> bool:
         """Only where nobody on the way can read it: over https, or on the own network."""
         return may_send_key(self.base_url)
+
+
+def is_enabled(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether services may ask Neuronpedia for labels (A0.13): as ``RAYLENS_NEURONPEDIA_ENABLED`` says; else not.
+
+    Raises:
+        InputError: The variable is neither a yes nor a no.
+    """
+    said = environment.get(ENABLED_VARIABLE, "").strip().lower()
+    if said in _YES or said in _NO:
+        return said in _YES
+    raise InputError(f"{ENABLED_VARIABLE} is {said!r}.", hint="set it to true or false.")
 
 
 class ApiKey(Secret):

@@ -14,17 +14,23 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from raylens.config import Config, DType, Quantization
 from raylens.errors import InputError
+from raylens.net import api_token
 from raylens.net.address import is_local, is_plain, may_send_key
 from raylens.net.secret import Secret, checked_key
 from raylens.store.redact import is_secret, scrub
 
-Provider = Literal["openrouter", "openai"]
+Provider = Literal["openrouter", "openai", "raylens"]
 
 BASE_URLS: Final[Mapping[Provider, str]] = {
     "openrouter": "https://openrouter.ai/api/v1",
     "openai": "https://api.openai.com/v1",
+    "raylens": "http://127.0.0.1:8000/v1",
 }
-KEY_VARIABLES: Final[Mapping[Provider, str]] = {"openrouter": "OPENROUTER_API_KEY", "openai": "OPENAI_API_KEY"}
+KEY_VARIABLES: Final[Mapping[Provider, str]] = {
+    "openrouter": "OPENROUTER_API_KEY",
+    "openai": "OPENAI_API_KEY",
+    "raylens": api_token.VARIABLE,
+}
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -48,7 +54,8 @@ class EndpointSettings(Config):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     provider: Provider = "openai"
-    """``openai`` is any endpoint that speaks its protocol: vLLM, Ollama, TGI, LM Studio …"""
+    """``openai`` is any endpoint that speaks its protocol: vLLM, Ollama, TGI, LM Studio …; ``raylens`` are services of
+    one's own (``raylens serve up``)."""
     base_url: str = ""
     """Up to and with ``/v1``; where there is none, the provider's own."""
     model: Annotated[str, Field(min_length=1)]
@@ -80,10 +87,9 @@ class EndpointSettings(Config):
             if name not in cls.model_fields and is_secret(str(name), value):
                 raise InputError(
                     f"an endpoint's settings hold no secret, and {scrub(str(name))} looks like one.",
-                    hint=f"set {KEY_VARIABLES['openrouter' if provider == 'openrouter' else 'openai']} "
-                    "in the environment instead.",
+                    hint=f"set {KEY_VARIABLES.get(provider, KEY_VARIABLES['openai'])} in the environment instead.",
                 )
-        if values.get("base_url") or provider not in ("openrouter", "openai"):
+        if values.get("base_url") or provider not in BASE_URLS:
             return values
         return {**values, "base_url": BASE_URLS[provider]}
 
@@ -163,9 +169,10 @@ class Key(Secret):
             InputError: The variable is not set though a remote endpoint needs it, or holds no possible key.
         """
         variable = settings.key_variable
-        text = os.environ.get(variable, "").strip()
         if not settings.may_send_key:
             return cls(None)
+        own = settings.provider == "raylens"  # its token may also be in a file
+        text = (api_token.find_token() or "") if own else os.environ.get(variable, "").strip()
         if not text and not settings.is_local:
             raise InputError(
                 f"{settings.base_url} needs a key, and {variable} is not set.",

@@ -7,18 +7,17 @@ any workspace, which others may be able to read.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from raylens.errors import InputError
 from raylens.net.secret import checked_key
+from raylens.net.secret_file import make_secret, read_secret
 
 VARIABLE: Final = "RAYLENS_API_TOKEN"
 FILE_VARIABLE: Final = "RAYLENS_API_TOKEN_FILE"
 SHORTEST: Final = 16
-_BYTES: Final = 32
 
 
 def token_file(environment: Mapping[str, str] = os.environ) -> Path:
@@ -38,17 +37,8 @@ def find_token(environment: Mapping[str, str] = os.environ) -> str | None:
     if given := environment.get(VARIABLE, "").strip():
         return _checked(given, VARIABLE)
     path = token_file(environment)
-    try:
-        kept, mode = path.read_text("ascii").strip(), path.stat().st_mode
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the token file {path} cannot be read.", hint=f"remove it, or set {VARIABLE}.") from error
-    if mode & 0o077:
-        raise InputError(
-            f"others may read the token file {path}.", hint=f"chmod 600 {path}, or remove it: a new one is made."
-        )
-    return _checked(kept, str(path))
+    kept = read_secret(path, f"remove it, or set {VARIABLE}.")
+    return _checked(kept, str(path)) if kept is not None else None
 
 
 def find_or_make_token(environment: Mapping[str, str] = os.environ) -> tuple[str, bool]:
@@ -59,30 +49,10 @@ def find_or_make_token(environment: Mapping[str, str] = os.environ) -> tuple[str
     """
     if found := find_token(environment):
         return found, False
-    path = token_file(environment)
-    made = secrets.token_urlsafe(_BYTES)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Written whole under another name first, and linked: who reads it sees all of it, and the first one wins.
-        draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, made.encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return find_token(environment) or made, False
-        finally:
-            draft.unlink()
-    except OSError as error:
-        raise InputError(
-            f"the token file {path} cannot be written ({(error.strerror or 'failed').lower()}).",
-            hint=f"set {VARIABLE}, or {FILE_VARIABLE} to a place that can be written.",
-        ) from error
-    return made, True
+    is_new = make_secret(token_file(environment), f"set {VARIABLE}, or {FILE_VARIABLE} to a place that can be written.")
+    made = find_token(environment)
+    assert made is not None
+    return made, is_new
 
 
 def _checked(token: str, where: str) -> str:

@@ -5,6 +5,7 @@ A workspace is one folder, on a local disk or in an object store (``s3://bucket/
     raylens.json                          schema version of everything below
     replies/…                             answers of language models, by what was asked (raylens.llm.replies)
     labels/…                              what people say of features (labels.py), a journal (journal.py)
+    traces/…                              spans, and what was read of them (traces.py), a log (commits.py) in Parquet
     label_cache/<source>/…                labels from elsewhere, as they were given (label_cache.py)
     runs/<run_id>.json                    one record a run, rewritten by its heartbeat (runs.py)
     audits/<session>/runs/<run>/…         what audits found, and beside it what they go on from (audit_paths.py)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raylens import schema
 from raylens.errors import DamagedFileError
 from raylens.ids import SaeId, digest
+from raylens.store.files import Files
 from raylens.store.parquet import TableFile, layout_of, table_writer
 from raylens.store.workspace import CacheStore, Workspace
 
@@ -36,7 +37,7 @@ _SAME: Final[Mapping[FindingKind, tuple[str, ...]]] = {
 _FOLDER: Final = "findings"
 _SETTINGS: Final = "settings.json"
 _CHUNK_ROWS: Final = 4096
-_REMEDY: Final = "remove it and the .json beside it, then run the same command again."
+REMEDY: Final = "remove it and the .json beside it, then run the same command again."
 
 
 class FindingsRow(BaseModel):
@@ -146,7 +147,7 @@ class Findings:
             again = seen.intersection(row.features)
             seen.update(row.features)
             if row.path and (wanted is None or not wanted.isdisjoint(row.features)):
-                with TableFile(self.cache.files, row.path, remedy=_REMEDY) as file:
+                with TableFile(self.cache.files, row.path, remedy=REMEDY) as file:
                     table = file.read(columns=columns).select(columns)
                 kept = ~np.isin(table["feature"].to_numpy(), list(again))
                 if wanted is not None:
@@ -190,8 +191,13 @@ def findings_of(cache: CacheStore, sae: SaeId, kind: FindingKind, feature: int) 
     found: list[dict[str, Any]] = []
     for row in _rows(cache, f"{_folder(cache, kind)}/{sae.key}"):
         if row.path and feature in row.features:
-            with TableFile(cache.files, row.path, remedy=_REMEDY) as file:
+            with TableFile(cache.files, row.path, remedy=REMEDY) as file:
                 found += [one for one in file.read().to_pylist() if one["feature"] == feature]
+    return latest_of(kind, found)
+
+
+def latest_of(kind: FindingKind, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of rows about one feature, those that count: of equal figures that of the last run."""
     same = _SAME[kind]
     newest = {tuple(row[name] for name in same): row for row in sorted(found, key=lambda row: row["run_id"] or "")}
     return [row for row in found if row["explanation_id"] is None or row is newest[tuple(row[name] for name in same)]]
@@ -212,6 +218,16 @@ def batches(cache: CacheStore, sae: SaeId, kind: FindingKind) -> dict[str, str |
     }
 
 
+def stamped(cache: CacheStore, sae: SaeId, kind: FindingKind) -> dict[str, float]:
+    """Files with rows of every pass over one SAE, each with when its manifest row was written, seconds since 1970.
+
+    One listing and nothing opened. A pass that was discarded and run anew has files of the same names.
+    """
+    there = {one.path: one.modified for one in cache.files.scan(f"{_folder(cache, kind)}/{sae.key}")}
+    rows = {path: f"{path.removesuffix('.parquet')}.json" for path in there if path.endswith(".parquet")}
+    return {path: there[row] for path, row in rows.items() if row in there}
+
+
 def findings_folders(cache: CacheStore, sae: SaeId) -> list[str]:
     """Where everything found about one SAE of a cache lies."""
     return [f"{_folder(cache, kind)}/{sae.key}" for kind in SCHEMAS]
@@ -225,11 +241,22 @@ def _rows(cache: CacheStore, folder: str) -> Iterator[FindingsRow]:
     for one in cache.files.scan(folder):
         if one.temporary or not one.path.endswith(".json") or one.path.endswith(f"/{_SETTINGS}"):
             continue
-        try:
-            yield FindingsRow.model_validate_json(cache.files.read_bytes(one.path))
-        except FileNotFoundError:
-            continue  # removed meanwhile
-        except ValidationError as error:
-            raise DamagedFileError(
-                f"{cache.files.native(one.path)} is damaged.", hint="remove it, then run the same command again."
-            ) from error
+        row = manifest_row(cache.files, one.path)
+        if row is not None:
+            yield row
+
+
+def manifest_row(files: Files, path: str) -> FindingsRow | None:
+    """The manifest row of one file; None where it was removed meanwhile.
+
+    Raises:
+        DamagedFileError: It cannot be read.
+    """
+    try:
+        return FindingsRow.model_validate_json(files.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DamagedFileError(
+            f"{files.native(path)} is damaged.", hint="remove it, then run the same command again."
+        ) from error

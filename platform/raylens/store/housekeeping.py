@@ -8,23 +8,26 @@ promise that is not kept. Everything in a cache happens under the cache's lock.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from raylens.errors import BusyError, DamagedFileError, UnknownNameError
+from raylens.errors import BusyError, DamagedFileError, DiskFullError, UnknownNameError
 from raylens.ids import SaeId
 from raylens.store.audit_effects import effects_tables
 from raylens.store.audit_housekeeping import audit_rubbish
 from raylens.store.audit_organisms import organism_table
+from raylens.store.commits import logs
 from raylens.store.disk import Stored
 from raylens.store.files import Files
 from raylens.store.findings import findings_folders
-from raylens.store.journal import any_journal, journal_folders
 from raylens.store.lock import holder
 from raylens.store.manifest import Manifest
 from raylens.store.phrases import search_folder
 from raylens.store.piece_vectors import superseded_pieces
 from raylens.store.runs import find_run
+from raylens.store.trace_log import TraceLog
+from raylens.store.trace_rolling import purge
 from raylens.store.usage import Usage, du
 from raylens.store.workspace import CacheStore, Workspace
 
@@ -206,6 +209,11 @@ def gc(
             busy.append(cache_id)
     outside = _outside_caches(workspace, before)
     removals += outside if dry_run else _remove(files, outside)
+    if not dry_run:
+        # Deleted spans leave segments that hold others too; what these were before goes at a later call.
+        with suppress(DamagedFileError, DiskFullError):
+            log = TraceLog(files)
+            purge(log, log.commits.covering(), before)
     return Collected(tuple(removals), tuple(busy))
 
 
@@ -320,9 +328,8 @@ def _outside_caches(workspace: Workspace, before: float) -> list[Removal]:
     found = [*files.scan(recursive=False), *(one for name in folders for one in files.scan(name))]
     old = [one for one in found if one.modified < before]
     stops = [one for one in old if one.path.startswith("runs/") and one.path.endswith(".stop")]
-    journals = [any_journal(files, folder) for folder in journal_folders()]
     # A segment's own age says nothing: a reader may have listed it just before it was rolled into another.
-    rolled = {one.path for journal in journals for one in journal.superseded(before)}
+    rolled = {one.path for log in logs(files) for one in log.superseded(before)}
     return [
         *(Removal(one.path, one.size, "unfinished file") for one in old if one.temporary),
         *(Removal(one.path, one.size, "stale stop request") for one in stops if one.path not in running),

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from pydantic import ConfigDict
 from raylens.errors import InputError, UnknownNameError
 from raylens.ids import FeatureId, SaeId, digest
 from raylens.store.journal import Event, Journal
+from raylens.store.kept import Kept
 from raylens.store.manifest import Manifest
 from raylens.store.workspace import Workspace
 
@@ -107,11 +109,18 @@ class Words:
     labels: dict[tuple[str, int, str], Label] = field(default_factory=dict)
     notes: dict[str, Note] = field(default_factory=dict)
 
+    @cached_property
+    def _by_feature(self) -> dict[str, dict[int, list[Label]]]:
+        found: dict[str, dict[int, list[Label]]] = {}
+        for one in self.labels.values():
+            found.setdefault(one.sae, {}).setdefault(one.feature, []).append(one)
+        return found
+
     def labels_of(self, sae: SaeId, feature: int | None = None) -> list[Label]:
         """Of an SAE, or of one feature of it, in order of feature and author."""
-        found = (one for one in self.labels.values() if one.sae == str(sae))
-        kept = [one for one in found if feature is None or one.feature == feature]
-        return sorted(kept, key=lambda one: (one.feature, one.author))
+        of_sae = self._by_feature.get(str(sae), {})
+        found = of_sae.get(feature, []) if feature is not None else [one for some in of_sae.values() for one in some]
+        return sorted(found, key=lambda one: (one.feature, one.author))
 
     def notes_of(self, sae: SaeId, feature: int | None = None) -> list[Note]:
         """Likewise, oldest first."""
@@ -143,18 +152,23 @@ def fold(events: Iterable[Said]) -> Words:
 
 
 class Labels:
-    """People's labels, stars and notes of a workspace."""
+    """People's labels, stars and notes of a workspace; safe to use from several threads."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._journal = Journal(workspace.files, _FOLDER, Said, what="people's labels")
+        self._words = Kept(self._journal.state, lambda: fold(self._journal.read()))
 
     def read(self) -> Words:
-        """What stands now.
+        """What stands now; read anew only where somebody said something since.
 
         Raises:
             DamagedFileError: A segment of the journal is missing or cannot be read.
         """
-        return fold(self._journal.read())
+        return self._words.get()
+
+    def state(self) -> tuple[str, ...]:
+        """Equal as long as nobody says anything."""
+        return self._journal.state()
 
     def say(
         self,

@@ -18,9 +18,10 @@ Encodings, measured on 2.5 M activations of a 1536-latent TopK-32 SAE (one core 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -145,25 +146,37 @@ class TableWriter:
 @contextmanager
 def table_writer(files: Files, rel: str, layout: Layout) -> Iterator[TableWriter]:
     """Write ``rel`` in ``layout``; it is committed on a clean exit, and on any other leaves nothing."""
-    statistics: Any = list(layout.seek)  # pyarrow annotates a flag here, and documents and takes a list of columns too
-    with (
-        files.staged(rel) as path,
-        pq.ParquetWriter(
-            path,
-            layout.table,
-            version=FOOTER_VERSION,
-            compression="zstd",
-            compression_level=layout.compression_levels(),
-            use_dictionary=False,
-            column_encoding=layout.encodings(),
-            write_statistics=statistics,
-            write_page_checksum=True,
-            store_schema=False,
-        ) as writer,
-    ):
+    with files.staged(rel) as path, _opened(path, layout) as writer:
         table = TableWriter(writer, layout)
         yield table
         table.finish()
+
+
+def table_bytes(groups: Iterable[pa.Table], layout: Layout, note: str) -> bytes:
+    """Tables as the row groups of a Parquet file, with a note in its footer."""
+    sink = pa.BufferOutputStream()
+    with _opened(sink, layout) as writer:
+        table = TableWriter(writer, layout)
+        for group in groups:
+            table.group(group)
+        writer.add_key_value_metadata({"raylens": note})
+    return sink.getvalue().to_pybytes()
+
+
+def _opened(where: Path | pa.NativeFile, layout: Layout) -> pq.ParquetWriter:
+    statistics: Any = list(layout.seek)  # pyarrow annotates a flag here, and documents and takes a list of columns too
+    return pq.ParquetWriter(
+        where,
+        layout.table,
+        version=FOOTER_VERSION,
+        compression="zstd",
+        compression_level=layout.compression_levels(),
+        use_dictionary=False,
+        column_encoding=layout.encodings(),
+        write_statistics=statistics,
+        write_page_checksum=True,
+        store_schema=False,
+    )
 
 
 def write_table(files: Files, rel: str, table: pa.Table, layout: Layout | None = None) -> int:

@@ -224,6 +224,12 @@ def read_runs(files: Files) -> tuple[RunRecord, ...]:
     return tuple(sorted(seen, key=lambda record: (record.started_at, record.run_id)))
 
 
+def read_run(files: Files, run_id: str) -> RunRecord | None:
+    """The run of that id, as seen now; None where there is none, or its record is damaged."""
+    record = _read(files, run_id)
+    return record.as_seen() if record is not None else None
+
+
 def find_run(files: Files, name: str) -> RunRecord:
     """The run of that id, or whose id alone begins with ``name``, as seen now.
 

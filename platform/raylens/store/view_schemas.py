@@ -1,7 +1,7 @@
 """Columns of every view: what SQL can count on, whether or not anything is stored yet.
 
 Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``. The views of later
-stages (traces …) are empty until those stages write; their columns here are the keys by which they join with the
+stages (patches) are empty until those stages write; their columns here are the keys by which they join with the
 others, and what each row is about.
 """
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from raylens import schema
 from raylens.store import label_cache
 from raylens.store.findings import SCHEMAS, FindingKind
+from raylens.store.trace_views import TRACES
 
 _TEXT: Final = pa.string()
 _TIME: Final = pa.timestamp("us", tz="UTC")
@@ -113,17 +114,6 @@ ORGANISMS: Final[Mapping[str, pa.Schema]] = {"organisms": schema.ORGANISMS}
 """Fine-tunes of known behaviour (:mod:`raylens.store.audit_organisms`), as stored."""
 
 _LATER: Final[Mapping[str, pa.Schema]] = {
-    "spans": pa.schema([("span_id", _TEXT), ("trace_id", _TEXT), ("model", _TEXT), ("started_at", _TIME)]),
-    "sae_feature_activations": pa.schema(
-        [
-            ("span_id", _TEXT),
-            SAE,
-            ("feature", pa.int32()),
-            ("activation", pa.float32()),
-            ("label", _TEXT),
-            ("bucket", _TEXT),
-        ]
-    ),
     "patches": pa.schema(
         [("patch_id", _TEXT), SAE, ("feature", pa.int32()), ("strength", pa.float32()), ("enabled", pa.bool_())]
     ),
@@ -139,6 +129,7 @@ VIEWS: Final[Mapping[str, pa.Schema]] = {
     **ELSEWHERE,
     **AUDITS,
     **ORGANISMS,
+    **TRACES,
     **_LATER,
 }
 """All views by name, each with its columns in order."""

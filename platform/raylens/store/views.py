@@ -21,10 +21,13 @@ from raylens.errors import DamagedFileError, InputError
 from raylens.store.audit_listing import view_files
 from raylens.store.audit_organisms import KEY, organism_table
 from raylens.store.audit_paths import ROWS
+from raylens.store.commits import REMEDY
 from raylens.store.findings import FindingKind, findings_in
 from raylens.store.label_cache import LABEL_TABLES, LabelTable, label_files
 from raylens.store.labels import Labels, Words, as_explanations, tables
 from raylens.store.manifest import Manifest
+from raylens.store.trace_log import FOLDER as TRACE_FOLDER
+from raylens.store.trace_views import LOG, LOG_COLUMNS, QUERIES, TRACES, log_files
 from raylens.store.view_schemas import (
     AUDITS,
     BY_CACHE,
@@ -59,7 +62,7 @@ _LATEST: Final[Mapping[str, Sequence[str]]] = {
 """What makes two rows the same figure; the view has the one of the last run."""
 _ONCE: Final = ("model", "source", "index", "digest")
 """What makes two labels from elsewhere one: a file that small ones were rolled into may stand beside them."""
-_BESIDE_CACHES: Final = frozenset({*ELSEWHERE, *AUDITS, *ORGANISMS})
+_BESIDE_CACHES: Final = frozenset({*ELSEWHERE, *AUDITS, *ORGANISMS, *TRACES, LOG})
 """Tables in files that no manifest of a cache lists."""
 _BY_PEOPLE: Final = "explanations by people"
 
@@ -102,7 +105,7 @@ def connect(
     manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE, *_BESIDE_CACHES} else {}
     words = Labels(workspace).read() if wanted & {*PEOPLE, "explanations"} else Words()
     by_people = tables(words, PEOPLE)
-    paths: list[str] = []
+    paths: list[str] = _make_view(connection, workspace, LOG, ()) if wanted & TRACES.keys() else []
     for name in sorted(wanted):
         if name in PEOPLE:
             _make_table(connection, name, by_people[name])
@@ -110,6 +113,8 @@ def connect(
             _make_table(connection, name, _runs(workspace))
         elif name == "caches":
             _make_table(connection, name, _caches(workspace, manifests))
+        elif name in TRACES:
+            connection.execute(f"CREATE VIEW {_named(name)} AS {QUERIES[name]}")
         else:
             others = _labels(connection, words, manifests.values()) if name == "explanations" else ()
             paths += _make_view(connection, workspace, name, manifests.values(), others)
@@ -163,7 +168,7 @@ def _labels(
 
 
 def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collection[str]) -> None:
-    nulls = ", ".join(f"NULL::{duckdb_type(column.type)} AS {_named(column.name)}" for column in VIEWS[name])
+    nulls = ", ".join(f"NULL::{duckdb_type(column.type)} AS {_named(column.name)}" for column in _columns(name))
     query = " UNION ALL ".join(branches) or f"SELECT {nulls} WHERE false"
     if name in _LATEST:
         # Passes overlap: of other features or scorers beside the same ones, or two that ran at once.
@@ -177,6 +182,10 @@ def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collectio
         last = f"row_number() OVER (PARTITION BY {', '.join(KEY)} ORDER BY recorded_at DESC) = 1"
         query = f"SELECT * FROM ({query}) QUALIFY {last}"
     connection.execute(f"CREATE VIEW {_named(name)} AS {query}")
+
+
+def _columns(name: str) -> pa.Schema:
+    return LOG_COLUMNS if name == LOG else VIEWS[name]
 
 
 def _branch(constants: Mapping[str, str], paths: Collection[str], *options: str) -> str:
@@ -203,7 +212,7 @@ def _sound_branch(
             raise
         columns = ", ".join(
             f"{_quoted(c.name)}: {{name: {_quoted(c.name)}, type: {_quoted(duckdb_type(c.type))}, default_value: NULL}}"
-            for c in VIEWS[name]
+            for c in _columns(name)
             if c.name not in constants
         )
         return _branch(constants, paths, f"schema = MAP {{{columns}}}")
@@ -220,7 +229,9 @@ def damage_in(error: BaseException) -> DamagedFileError | None:
     if ".parquet" not in text or not text.startswith(_DAMAGE):
         return None
     hint = "remove it, then run the same cache command again: it merges anew from what is stored."
-    if f"/{ROWS}/" in text:
+    if f"/{TRACE_FOLDER}/segments/" in text:
+        hint = REMEDY
+    elif f"/{ROWS}/" in text:
         hint = "run that audit with --again, which makes its rows anew, or archive it."
     return DamagedFileError(f"a stored file is damaged: {text}.", hint=hint)
 
@@ -242,12 +253,14 @@ def _found(workspace: Workspace, name: FindingKind) -> Iterator[tuple[dict[str, 
 
 
 def _beside_caches(workspace: Workspace, name: str) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Labels from elsewhere, finished audits, organisms: all files of such a table together."""
+    """Labels from elsewhere, finished audits, organisms, the log of traces: all files of such a table together."""
     table: LabelTable | None = next((one for one in LABEL_TABLES if one == name), None)
     if table is not None:
         paths = label_files(workspace.files, table)
     elif name in AUDITS:
         paths = view_files(workspace.files, name)
+    elif name == LOG:
+        paths = log_files(workspace.files)
     else:
         paths = organism_table(workspace.files).paths()
     if paths:

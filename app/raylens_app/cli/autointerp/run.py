@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from raylens.llm.settings import ChatSettings
     from raylens.store.findings import FindingKind
     from raylens.store.reader import CacheReader
+    from raylens.store.selection import Readable
     from raylens.store.workspace import Workspace
     from raylens_app.cli.autointerp.parser import Parsed
-    from raylens_app.cli.selection import Readable
     from raylens_jobs.cache import CachePlan
 
 
@@ -27,9 +27,9 @@ def run(parsed: Parsed, workspace_url: str) -> dict[str, Any]:
     Raises:
         RaylensError: As the commands it stands for, and where the folder of results holds other ones.
     """
+    from raylens.store.selection import readables
     from raylens.store.workspace import Workspace
     from raylens_app.cli.cache import run as run_cache
-    from raylens_app.cli.selection import readables
     from raylens_jobs.cluster import cluster
 
     job = plan(parsed, workspace_url)

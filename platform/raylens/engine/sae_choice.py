@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raylens.catalog.guard import guard
 from raylens.catalog.lookup import Catalog
-from raylens.engine.saes import LoadedSae, describe_sae, load_sae
+from raylens.engine.saes import LoadedSae, describe_sae, fetch_sae, load_sae
 from raylens.ids import HookPoint, SaeId
 from raylens.specs import ModelInfo, SaeSpec
 
@@ -27,6 +27,10 @@ class SaeChoice:
         """Load it; raises as :func:`raylens.engine.saes.load_sae`."""
         loaded = load_sae(self.ref, device=device, hook=self._point, model_name=self.model_name)
         return replace(loaded, spec=self._named(loaded.spec))
+
+    def fetch(self) -> None:
+        """Bring its files here, so that loading it waits for no network; raises as :func:`load`."""
+        fetch_sae(self.ref)
 
     def describe(self) -> SaeSpec:
         """What it is, without its weights; raises as :func:`load`."""

@@ -1,0 +1,208 @@
+"""``raylens serve up|down|status``: the platform behind HTTP."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from raylens.errors import InputError, RunError
+from raylens_app.cli.output import note, print_json
+from raylens_app.cli.state import State, state_of
+
+if TYPE_CHECKING:
+    from raylens.store.standing import Standing
+    from raylens_serve.config_file import ServeFile
+
+_UP_S: Final = 300.0
+_DOWN_S: Final = 60.0
+_READY_S: Final = 10.0
+_POLL_S: Final = 0.2
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+group = typer.Typer(help="Serve models, features, traces and audits over HTTP, on Ray Serve.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.add_typer(group, name="serve", rich_help_panel="Services")
+
+
+@group.command("up")
+def up(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="A config file, as serve run takes it.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen. [default: 127.0.0.1]", show_default=False)] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Likewise. [default: 8000]", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="M", help="A model to serve; again for more. [default: raylens/pico]"),
+    ] = None,
+    explainer: Annotated[
+        str | None,
+        typer.Option("--explainer-model", metavar="M", help="Serve chats of this model (OpenAI-compatible)."),
+    ] = None,
+    address: Annotated[str | None, typer.Option("--address", help="A running Ray cluster.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once they answer, and leave them up.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start the services and hold them up until Ctrl-C; they then finish what they accepted.
+
+    Without a config they serve the embedded model with its SAEs. Clients send Authorization: Bearer with
+    RAYLENS_API_TOKEN; where that is not set, a token is made at the first start, printed once, and kept in a file
+    that only you can read.
+    """
+    from raylens.net.api_token import find_or_make_token, token_file
+    from raylens_serve.ray_environment import prepare_ray
+
+    prepare_ray()
+    from raylens_serve.lifecycle import hold_up
+
+    state = state_of(context)
+    file = _file(state, config, host, port, model, explainer)
+    token, is_new = find_or_make_token()
+    if is_new:
+        note(f"clients send Authorization: Bearer {token}; it is kept in {token_file()}")
+    if file.host not in _LOOPBACK:
+        note("the token travels as it is: put TLS in front of this port before others can reach it.")
+    if detach:
+        _say(_detached(state, file), as_json)
+        return
+    note(f"starting the services of {file.settings.workspace_url}")
+    hold_up(file, address, lambda standing: _say(standing, as_json))
+    note("the services have ended")
+
+
+@group.command("down")
+def down(context: typer.Context, as_json: Json = False) -> None:
+    """End the services of this workspace; they finish what they accepted."""
+    from raylens.store.standing import end
+
+    ended = end(state_of(context).open_workspace().files, _DOWN_S)
+    if as_json:
+        print_json({"url": ended.url, "up": False})
+    else:
+        note(f"the services at {ended.url} have ended")
+
+
+@group.command("status")
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """Whether services of this workspace are up, and how their parts are; exit code 1 where they do not answer."""
+    from raylens.client import Client
+    from raylens.net.api_token import find_token
+    from raylens.store.standing import read_standing
+
+    standing = read_standing(state_of(context).open_workspace().files)
+    said = None
+    if standing is not None:
+        with Client(standing.url, find_token(), timeout_s=_READY_S) as client:
+            said = client.readiness()
+    ready = said is not None and said.ready
+    if as_json:
+        parts = said.model_dump(mode="json") if said else None
+        print_json(
+            {"up": standing is not None, "ready": ready, "url": standing.url if standing else None, "said": parts}
+        )
+    elif standing is None:
+        note("no services are up; raylens serve up starts them.")
+    else:
+        note(f"{standing.url}: {'ready' if ready else 'not ready'}")
+        for name, part in sorted(said.parts.items()) if said else ():
+            figures = ", ".join(f"{key} {value}" for key, value in part.said.items())
+            note(f"  {name}: {'ready' if part.ready else 'not ready'}{f' ({figures})' if figures else ''}")
+    if not ready:
+        raise typer.Exit(1)
+
+
+def _file(
+    state: State,
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    models: list[str] | None,
+    explainer: str | None,
+) -> ServeFile:
+    from raylens_serve.config_file import HOST, PORT, ServeFile, read_config
+    from raylens_serve.settings import ExplainerSettings, ModelSettings, ServeSettings
+
+    file = read_config(config) if config else ServeFile(ServeSettings(), HOST, PORT, {})
+    changes: dict[str, Any] = {} if file.settings.workspace else {"workspace": state.workspace}
+    if models:
+        changes["models"] = tuple(ModelSettings(model=_here(one)) for one in models)
+    if explainer:
+        changes["explainer"] = ExplainerSettings(model=_here(explainer))
+    settings = file.settings.model_copy(update=changes)
+    return ServeFile(settings, host or file.host, port or file.port, file.http)
+
+
+def _here(model: str) -> str:
+    """Replicas run in other folders: a folder is named by its whole path."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.is_dir() else model
+
+
+def _say(standing: Standing, as_json: bool) -> None:
+    if as_json:
+        print_json({"url": standing.url, "up": True, "ray": standing.address})
+    else:
+        note(f"ready at {standing.url}; raylens serve down ends the services")
+
+
+def _detached(state: State, file: ServeFile) -> Standing:
+    """Start ``raylens serve up`` in a process of its own, and wait until it is ready."""
+    import yaml
+
+    from raylens.store.standing import read_standing, require_none
+    from raylens.store.workspace import Workspace
+    from raylens_serve.build import APPLICATION
+    from raylens_serve.config_file import IMPORT_PATH
+
+    files = Workspace.open(file.settings.workspace_url, create=True).files
+    require_none(files)
+    folder = Path(tempfile.mkdtemp(prefix="raylens-serve-"))
+    args = file.settings.model_dump(mode="json")
+    application = {"name": APPLICATION, "import_path": IMPORT_PATH, "args": args}
+    written = folder / "serve.yaml"
+    written.write_text(yaml.safe_dump({"http_options": file.http, "applications": [application]}), "utf-8")
+    log = folder / "serve.log"
+    words = ["--workspace", state.workspace, "serve", "up", "--config", str(written)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "raylens", *words, "--host", file.host, "--port", str(file.port)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    until = time.monotonic() + _UP_S
+    while time.monotonic() < until:
+        standing = read_standing(files)
+        if standing is not None:
+            note(f"what they say goes to {log}")
+            return standing
+        if process.poll() is not None:
+            raise _why(log)
+        time.sleep(_POLL_S)
+    process.terminate()
+    raise RunError(f"the services were not up after {_UP_S:g} s.", hint=f"{log} says more.")
+
+
+def _why(log: Path) -> InputError | RunError:
+    """The error of the process that ended."""
+    lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if line.startswith("error: ")), None)
+    if said is None:
+        return RunError("the services ended while they started.", hint=f"{log} says more.")
+    message, _, hint = said.removeprefix("error: ").partition(" hint: ")
+    return RunError(message, hint=hint or f"{log} says more.")

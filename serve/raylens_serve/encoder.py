@@ -1,0 +1,149 @@
+"""The Encoder: texts through models and SAEs, in this process or as a deployment of Ray Serve.
+
+Nothing of the model stack is imported here, so that who only names the class (the gateway, a build of the services)
+starts without it. Where it is not installed, every request says so, and the rest of the services works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from ray import serve
+
+from raylens.api.reading import (
+    AblateAnswer,
+    AblateRequest,
+    EncodeAnswer,
+    EncodeRequest,
+    ValuesAnswer,
+    ValuesRequest,
+)
+from raylens.catalog import Catalog
+from raylens.catalog.user import find_user_file
+from raylens.errors import InputError, UnknownNameError
+from raylens_serve.metrics import Metrics, in_replica
+from raylens_serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from raylens_serve.text_reader import TextReader
+
+_UNKNOWN: Final = "unknown"
+
+
+class Encoder:
+    """Reads texts.
+
+    Requests for one model that come at about the same time are read in one pass
+    (:class:`raylens_serve.pass_queue.PassQueue`, which says why it is not ``serve.batch``). Models and SAEs are loaded
+    when they are asked for, and held within ``encoder.memory_bytes`` and ``encoder.models_per_replica``; the ones
+    that were not used for longest make room.
+
+    In a replica the models that are held are made known to Ray Serve by ``serve.multiplexed``, so that requests go
+    where their model is. What Serve holds is the name alone: it counts models, and would let all requests wait for
+    one load, where what bounds a replica is bytes.
+
+    ::
+
+        encoder = EncoderClient(Local(Encoder(ServeSettings())))
+        answer = await encoder.encode(EncodeRequest(text="def area(radius):"))
+
+    Args:
+        settings: :class:`ServeSettings`, or its values: ``models``, ``encoder``, ``limits`` and ``workspace``, whose
+            catalog.yaml is read.
+
+    Raises:
+        InputError: They are not valid.
+
+    All requests raise:
+
+    * UnknownNameError: the model or SAE is not served, or the SAE has no such feature; lists what there is.
+    * MismatchError: the SAE was trained on another model, and not both the request and the configuration override
+      the guard; or it does not fit.
+    * InputError: the model stack is not installed, a token id is none, or a model is gated and no token opens it.
+    * HubUnreachableError, DamagedFileError, RunError: it cannot be loaded, or gives no finite numbers.
+    * OutOfMemoryError: it does not fit; the next request is answered as if nothing had been.
+    """
+
+    def __init__(self, settings: ServeSettings | Mapping[str, Any]) -> None:
+        self._settings = settings if isinstance(settings, ServeSettings) else ServeSettings.of(settings)
+        is_replica = in_replica()
+        self._metrics = Metrics("encoder", is_replica)
+        self._reader = _reader(self._settings, self._metrics, is_replica)
+        self._announce = _announcer(self._settings.encoder.models_per_replica) if is_replica else None
+
+    async def encode(self, request: EncodeRequest) -> EncodeAnswer:
+        """Features of a text by token and over all of it, and the likeliest next tokens."""
+        async with self._asked("encode", request.model) as reader:
+            return await reader.encode(request)
+
+    async def values(self, request: ValuesRequest) -> ValuesAnswer:
+        """Exact activations of some features on each token."""
+        async with self._asked("values", request.model) as reader:
+            return await reader.values(request)
+
+    async def ablate(self, request: AblateRequest) -> AblateAnswer:
+        """What each input token does for the output.
+
+        Without an SAE no features are looked at; where features are named without one, they are those of the first.
+
+        Raises:
+            InputError: Besides, there is no output, or nothing before it.
+        """
+        async with self._asked("ablate", request.model) as reader:
+            return await reader.ablate(request)
+
+    async def status(self) -> dict[str, Any]:
+        """What is loaded, and how much memory it takes; where the model stack is missing, that it is."""
+        if isinstance(self._reader, InputError):
+            return {"models": [], "missing": self._reader.message, "hint": self._reader.hint}
+        return self._reader.status()
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve every 10 s: that the event loop answers is all there is to know.
+
+        Ray drops a gauge that nobody sets for 20 s, so the memory that is taken is told here as well.
+        """
+        if not isinstance(self._reader, InputError):
+            self._reader.report()
+
+    @asynccontextmanager
+    async def _asked(self, method: str, model: str | None) -> AsyncIterator[TextReader]:
+        reader = self._reader
+        if isinstance(reader, InputError):
+            with self._metrics.request(method, _UNKNOWN):
+                raise InputError(reader.message, hint=reader.hint)
+        try:
+            name = reader.readers.find(model).name
+        except UnknownNameError:
+            with self._metrics.request(method, _UNKNOWN):
+                raise
+        with self._metrics.request(method, name):
+            if self._announce is not None:
+                await self._announce(name)
+            yield reader
+
+
+def _reader(settings: ServeSettings, metrics: Metrics, is_replica: bool) -> TextReader | InputError:
+    """What reads, or why nothing can."""
+    try:
+        from raylens_serve.text_reader import TextReader
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package.startswith("raylens"):
+            raise
+        return InputError(
+            f"the model stack is not installed here ({package} is missing).",
+            hint="pip install 'raylens[models]' where the encoder runs, and start the services again.",
+        )
+    catalog = Catalog.load(find_user_file(None, settings.workspace_url))
+    return TextReader(settings, catalog, metrics, is_replica=is_replica)
+
+
+def _announcer(most: int) -> Callable[[str], Awaitable[str]]:
+    async def held(name: str) -> str:
+        return name
+
+    multiplexed: Any = serve.multiplexed(max_num_models_per_replica=most)
+    return multiplexed(held)

@@ -1,0 +1,1 @@
+"""The gateway's routes, a file a noun; each makes a router of the services that it needs."""

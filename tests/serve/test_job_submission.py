@@ -1,0 +1,175 @@
+"""Jobs on a real Ray with a dashboard, end to end: over HTTP, killed, followed, and as people submit them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from fastapi.testclient import TestClient
+from ray.job_submission import JobSubmissionClient
+
+from audits_here import audit_app, client_of
+from fine_tunes import make_adapter
+from job_ray import JobRay, job_ray
+from raylens.store.workspace import Workspace
+from raylens_serve.job_submission import Jobs
+from small_audits import SUITE
+
+T = TypeVar("T")
+TOKEN = "a-token-that-no-job-may-see"
+ENDED = {"succeeded", "failed", "stopped", "lost"}
+QUICK = {
+    "suite": "suite.yaml",
+    "no_sae": True,
+    "score_method": "logit_kl",
+    "trigger_search": False,
+    "max_new_tokens": 6,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A workspace, a base directory, and a Ray of their own.
+
+    Attributes:
+        ray: Takes jobs.
+        workspace: Where they write.
+        base: Holds a fine-tune, a folder that is none, and a suite.
+    """
+
+    ray: JobRay
+    workspace: Workspace
+    base: Path
+
+    def gateway(self) -> TestClient:
+        """A gateway that has just started; it holds nothing in memory."""
+        jobs = Jobs(self.workspace, base=self.base, address=self.ray.own.address, dashboard=self.ray.own.dashboard)
+        return client_of(audit_app(self.workspace, jobs))
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """How a run stands."""
+        return self.gateway().get(f"/api/v1/runs/{run_id}").json()
+
+    def followed(self, run_id: str) -> dict[str, Any]:
+        """A run at its end, as events tell it."""
+        answer = self.gateway().get(f"/api/v1/runs/{run_id}/events")
+        told = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line[:5] == "data:"]
+        assert all(one["status"] not in ENDED for one in told[:-1])
+        return told[-1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Started by somebody who has the services' token in the environment, and no token for Ray."""
+    folder = tmp_path_factory.mktemp("jobs")
+    make_adapter(folder / "tuned", scale=0.04)
+    (folder / "empty").mkdir()
+    (folder / "suite.yaml").write_text(SUITE)
+    (folder / "texts").mkdir()
+    for at in range(40):
+        (folder / f"texts/{at}.txt").write_text(f"def f{at}(x):\n    return x + {at}\n" * 8)
+    with job_ray(RAYLENS_API_TOKEN=TOKEN, RAY_AUTH_MODE=None, HOME=str(folder)) as ray:
+        yield Place(ray, Workspace.open(folder / "workspace", create=True), folder)
+
+
+def test_a_killed_audit_has_failed_and_goes_on_when_it_is_asked_for_again(place: Place) -> None:
+    body = {"candidate": "tuned", **QUICK}
+    with place.gateway() as http:
+        first = http.post("/api/v1/audits", json=body).json()
+        refused = http.post("/api/v1/audits", json={**body, "candidate": "empty"}).json()["run_id"]
+        assert http.post("/api/v1/audits", json=body).json()["was_under_way"]
+
+    done = _until(lambda: list(place.workspace.files.scan("audits/_references")))
+    driver = _until(lambda: place.ray.driver(first["run_id"]))
+    environment = driver.environ()
+    assert TOKEN not in environment.values()
+    assert environment["RAYLENS_BASE_DIR"] == str(place.base)
+    assert list(Path(driver.cwd()).iterdir()) == []  # nothing that a client wrote can be a file of this folder
+    driver.kill()
+
+    killed = _until(lambda: run if (run := place.run(first["run_id"]))["status"] in ENDED else None)
+    assert (killed["status"], killed["error"]) == ("failed", "its process was ended by SIGKILL.")
+    assert killed["hint"]
+
+    with place.gateway() as http:
+        again = http.post("/api/v1/audits", json=body).json()
+    assert again["run_id"] != first["run_id"]
+    assert not again["was_under_way"]
+    ended = place.followed(again["run_id"])
+    assert ended["status"] == "succeeded", ended
+    with place.gateway() as http:
+        assert http.get(ended["result"]).json()["score_method"] == "logit_kl"
+        listed = http.get("/api/v1/runs", params={"kind": "audit"}).json()["runs"]
+        log = http.get(f"/api/v1/runs/{again['run_id']}/log").json()["lines"]
+    assert {run["run_id"]: run["status"] for run in listed} == {
+        again["run_id"]: "succeeded",
+        first["run_id"]: "failed",
+        refused: "failed",
+    }
+    assert any("auditing" in line for line in log)
+    assert TOKEN not in "\n".join(log)
+    kept = {one.path: one.modified for one in place.workspace.files.scan("audits/_references")}
+    assert all(kept[one.path] == one.modified for one in done)  # what was done was not done again
+
+    # What a command refuses is told as it says it, though it was found out by a process on a cluster.
+    said = place.run(refused)
+    assert "empty" in said["error"]
+    assert said["hint"]
+
+
+def test_a_cache_by_ray_job_submit_then_explanations_over_http(place: Place) -> None:
+    """``ray job submit -- python -m raylens cache … --address auto``, and what it made explained and scored."""
+    options = ["--text", str(place.base / "texts"), "--n-tokens", "4000", "--workers", "1"]
+    words = [sys.executable, "-m", "raylens", "--workspace", place.workspace.url, "cache", *options]
+    words += ["--sae", "raylens-pico-res/layer_3", "--address", "auto", "--json"]
+    client = JobSubmissionClient(place.ray.own.dashboard)
+    submitted = client.submit_job(entrypoint=shlex.join(words))
+    _until(lambda: client.get_job_status(submitted).is_terminal())
+    assert client.get_job_status(submitted) == "SUCCEEDED", client.get_job_logs(submitted)
+    (cache,) = place.workspace.caches()
+    (run,) = [run for run in place.workspace.runs() if run.kind == "cache"]
+    assert (run.status, run.cache_id) == ("done", cache)
+
+    (row,) = _rows(place.workspace, "SELECT feature FROM feature_stats ORDER BY n_active DESC LIMIT 1")
+    with place.gateway() as http:
+        asked = http.post(
+            "/api/v1/explain", json={"feature": f"f_3_{row}", "min_examples": 4, "scorers": ["rule"]}
+        ).json()
+    ended = place.followed(asked["run_id"])
+    assert ended["status"] == "succeeded", ended
+    figures = place.run(asked["run_id"])["figures"]
+    assert figures["explain"]["features"] == 1
+    assert figures["score"]["features_total"] == 1
+
+
+def test_one_that_is_queued_can_be_stopped(place: Place) -> None:
+    with place.gateway() as http:
+        run_id = http.post("/api/v1/audits", json={"candidate": "tuned", **QUICK, "title": "stopped"}).json()["run_id"]
+        assert http.post(f"/api/v1/runs/{run_id}/stop", params={"now": True}).status_code == 202
+    assert place.followed(run_id)["status"] == "stopped"
+    with place.gateway() as http:
+        assert not http.post("/api/v1/audits", json={"candidate": "empty", **QUICK}).json()["was_under_way"]
+
+
+def _rows(workspace: Workspace, sql: str) -> tuple[Any, ...]:
+    from raylens.store.views import connect
+
+    with connect(workspace) as connection:
+        return tuple(row[0] for row in connection.sql(sql).fetchall())
+
+
+def _until(look: Callable[[], T | None], within_s: float = 200) -> T:
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come to that")

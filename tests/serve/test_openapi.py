@@ -1,0 +1,58 @@
+"""The description of the API: the committed one is the generated one, and no request it allows or forbids breaks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+
+from gateway_here import TOKEN, Here, gateway_here
+from raylens_serve.describe import description
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
+WORKING = {"/v1/chat/completions", "/v1/completions"}
+"""Answered 503 where no explainer is served, which is what they are described to."""
+
+schema = schemathesis.openapi.from_dict(description())
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+    with gateway_here(tmp_path_factory.mktemp("openapi") / "workspace") as found:
+        yield found
+
+
+def test_the_committed_description_is_the_generated_one() -> None:
+    assert json.loads(COMMITTED.read_text()) == description(), (
+        "run: python -m raylens_serve.describe > docs/openapi.json"
+    )
+
+
+def test_every_operation_says_what_it_is_and_what_may_go_wrong() -> None:
+    for path, methods in description()["paths"].items():
+        for method, said in methods.items():
+            where = f"{method} {path}"
+            assert said.get("description") or said.get("summary"), where
+            assert said["tags"], where
+            if path != "/healthz":
+                assert "401" in said["responses"], where
+            names = [one["name"] for one in said.get("parameters", ())]
+            assert len(names) == len(set(names)), where
+
+
+@schema.parametrize()
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_request_makes_a_server_error(case: Any, here: Here) -> None:
+    response = case.call(base_url=here.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+    if response.status_code == 503:
+        # A part that is not there is described; nothing else may be.
+        assert response.json()["kind" if "kind" in response.json() else "error"]
+        assert case.path in WORKING | {"/readyz"} or case.path.startswith("/api/v1/")
+        return
+    case.validate_response(response, checks=[not_a_server_error])
