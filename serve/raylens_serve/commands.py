@@ -17,7 +17,7 @@ from raylens.audit.scores import SCORE_METHODS
 from raylens.bundle.paths import list_saes
 from raylens.catalog.refs import model_ref, sae_ref
 from raylens.errors import InputError, UnknownNameError
-from raylens.llm.settings import ChatSettings, EndpointSettings
+from raylens.llm.settings import BASE_URLS, ChatSettings, EndpointSettings
 from raylens.sources.suites import load_suite
 from raylens.store.audit_paths import checked_name
 from raylens.store.base_dir import inside_base
@@ -163,7 +163,7 @@ def _asking(settings: ChatSettings, option: str) -> list[str]:
     if isinstance(settings, EndpointSettings):
         prices = settings.prices
         given = {
-            "base-url": settings.base_url if settings.provider == "openai" else None,
+            "base-url": settings.base_url if settings.base_url != BASE_URLS[settings.provider] else None,
             "max-concurrency": settings.max_concurrency,
             "requests-per-minute": settings.requests_per_minute,
             "timeout": settings.timeout_s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raylens_serve.openai_errors import is_openai, openai_problem
@@ -81,15 +82,19 @@ class Guard:
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
                 if taken > self._limits.body_bytes:
-                    raise _TooLargeError
+                    raise _TooLargeError(413, _too_large_said(self._limits.body_bytes))
             return message
 
         return counted
 
     def _too_large(self, scope: Scope) -> ASGIApp:
-        limit, refused = self._limits.body_bytes, openai_problem if is_openai(scope["path"]) else problem
-        return refused(413, f"the request has more than {limit:,} bytes.", "send less at a time.")
+        refused = openai_problem if is_openai(scope["path"]) else problem
+        return refused(413, f"{_too_large_said(self._limits.body_bytes)}.", "send less at a time.")
 
 
-class _TooLargeError(Exception):
-    """The body is larger than is taken."""
+def _too_large_said(limit: int) -> str:
+    return f"the request has more than {limit:,} bytes"
+
+
+class _TooLargeError(HTTPException):
+    """The body is larger than is taken; of a kind that FastAPI, which reads bodies, does not take for bad JSON."""

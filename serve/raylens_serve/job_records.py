@@ -79,7 +79,7 @@ class JobEnd(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["succeeded", "failed", "stopped"]
+    status: Literal["succeeded", "failed", "stopped", "lost"]
     error: str | None = None
     hint: str = ""
     at: datetime
@@ -125,8 +125,12 @@ class JobRecords:
         return self._readable(run_id for run_id in ids if run_id not in ended)
 
     def end_of(self, run_id: str) -> JobEnd | None:
-        """How it ended; None where that is not known."""
-        return self._read(f"{FOLDER}/{run_id}{_END}", JobEnd)
+        """How it ended; None where that is not known, or cannot be read."""
+        try:
+            return self._read(f"{FOLDER}/{run_id}{_END}", JobEnd)
+        except DamagedFileError as error:
+            _log.warning("%s", error.message)
+            return None
 
     def put_end(self, run_id: str, end: JobEnd) -> None:
         """Write how it ended; what was written first stays."""

@@ -10,20 +10,14 @@ waits for Ray's, so that several jobs share a machine, and no more of them are t
 
 from __future__ import annotations
 
-import logging
 import re
 import shlex
 import sys
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-import ray
-from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raylens.errors import InputError, OverloadedError, UnknownNameError
 from raylens.ids import digest
@@ -34,21 +28,14 @@ from raylens.store.redact import plain_settings
 from raylens.store.runs import read_run, request_stop
 from raylens.store.workspace import Workspace
 from raylens_serve.job_records import JobEnd, JobRecord, JobRecords, Kind, Step, run_id_of
-from raylens_serve.job_state import JobState, RayStatus, Seen, judge
+from raylens_serve.job_state import JobState, judge
+from raylens_serve.ray_jobs import RayJobs, no_answer
 
 MOST: Final = 4
 """Jobs under way in a workspace: each is a process of half a GB even while it waits for cores."""
 
-_STATUS: Final[dict[JobStatus, RayStatus]] = {
-    JobStatus.PENDING: "pending",
-    JobStatus.RUNNING: "running",
-    JobStatus.SUCCEEDED: "succeeded",
-    JobStatus.FAILED: "failed",
-    JobStatus.STOPPED: "stopped",
-}
 _STOP_WAIT_S: Final = 30
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +74,8 @@ class Jobs:
         most: int = MOST,
     ) -> None:
         self._workspace, self._records = workspace, JobRecords(workspace.files)
-        self._base, self._address, self._dashboard, self._python = base, address, dashboard, python
-        self._most = most
-        self._client: JobSubmissionClient | None = None
-        self._guard = threading.Lock()
+        self._ray = RayJobs(address, dashboard)
+        self._base, self._python, self._most = base, python, most
 
     @property
     def base(self) -> Path:
@@ -128,7 +113,7 @@ class Jobs:
         for word in (word for command in commands for word in command):
             if _CONTROL.search(word):
                 raise InputError(f"{word!r} holds a control character.", hint="leave it out.")
-        address = self._cluster()
+        address = self._ray.address
         key = key if key is not None else digest({"commands": commands})
         number = self._records.last(kind, key)
         while True:
@@ -148,8 +133,8 @@ class Jobs:
                 asked=plain_settings(asked or {}),
                 submitted_at=datetime.now(UTC),
             )
-            if self._seen(run_id).status == "unreachable":
-                raise self._no_answer()
+            if self._ray.seen(run_id).status == "unreachable":
+                raise no_answer()
             if self._records.claim(record):
                 self._give(record, address)
                 return Submitted(run_id, was_under_way=False)
@@ -182,18 +167,19 @@ class Jobs:
             UnknownNameError: There is no such job, or the cluster that ran it is gone, and its log with it.
         """
         self.status(run_id)
-        try:
-            return self._ray().get_job_logs(run_id).splitlines()
-        except (RuntimeError, OSError) as error:
+        lines = self._ray.logs(run_id)
+        if lines is None:
             raise UnknownNameError(
                 f"there is no log of {run_id}.", hint="logs are kept by the Ray cluster, as long as it runs."
-            ) from error
+            )
+        return lines
 
     def stop(self, run_id: str, *, now: bool = False) -> JobState:
         """Ask a job to end: at the next piece of work, or where it has not begun or ``now`` is set, as by Ctrl-C.
 
         Raises:
             UnknownNameError: There is no such job.
+            OverloadedError: The cluster does not answer.
         """
         state = self.status(run_id)
         if not state.is_under_way:
@@ -201,28 +187,21 @@ class Jobs:
         at_work = [one for one in state.begun if one.status == "running"]
         for journal in at_work:
             request_stop(self._workspace.files, journal.run_id)
-        if now or not at_work:
-            self._stop_process(run_id)
+        if (now or not at_work) and not self._ray.stop(run_id):
+            # It never came to the cluster, and shall not.
+            self._records.put_end(run_id, JobEnd(status="stopped", at=datetime.now(UTC)))
         return self.status(run_id)
-
-    def _stop_process(self, run_id: str) -> None:
-        try:
-            self._ray().stop_job(run_id)
-        except (RuntimeError, OSError) as error:
-            if self._seen(run_id).status == "unknown":  # it never came to the cluster, and shall not
-                self._records.put_end(run_id, JobEnd(status="stopped", at=datetime.now(UTC)))
-                return
-            raise self._no_answer() from error
 
     def _state(self, record: JobRecord) -> JobState:
         now, end = datetime.now(UTC), self._records.end_of(record.run_id)
         state = judge(record, self._journals(record), end, None, now)
         if state is None:
             # Asked first, then read again: a run writes how it went before its process ends.
-            seen = self._seen(record.run_id)
+            seen = self._ray.seen(record.run_id)
             state = judge(record, self._journals(record), end, seen, now)
             assert state is not None
-        if end is None and (state.status == "succeeded" or state.status == "failed" or state.status == "stopped"):
+        if end is None and state.status != "queued" and state.status != "running":
+            # What its runs write later still counts for more.
             self._records.put_end(
                 record.run_id, JobEnd(status=state.status, error=state.error, hint=state.hint, at=now)
             )
@@ -240,26 +219,7 @@ class Jobs:
             )
 
     def _give(self, record: JobRecord, address: str) -> None:
-        """Give a job to Ray, which takes each id once."""
-        seen = self._seen(record.run_id)
-        if seen.status == "unreachable":
-            raise self._no_answer()
-        if seen.status != "unknown":
-            return
-        try:
-            # The folder is empty, and so is what Ray makes of it on each node: nothing a client wrote can name a file.
-            with tempfile.TemporaryDirectory(prefix="raylens-job-") as empty:
-                self._ray().submit_job(
-                    entrypoint=self._entrypoint(record, address),
-                    submission_id=record.run_id,
-                    metadata={"raylens": record.kind},
-                    runtime_env={"working_dir": empty, "env_vars": self._environment()},
-                )
-        except (RuntimeError, OSError) as error:
-            if self._seen(record.run_id).status not in ("unknown", "unreachable"):
-                return  # another gateway gave it in this moment
-            _log.warning("Ray did not take %s: %s", record.run_id, str(error).strip().rpartition("\n")[2][:500])
-            raise self._no_answer() from error
+        self._ray.give(record.run_id, record.kind, self._entrypoint(record, address), self._environment())
 
     def _entrypoint(self, record: JobRecord, address: str) -> str:
         """One line for a shell. The last command takes the shell's place, so that its exit code is the job's."""
@@ -280,34 +240,3 @@ class Jobs:
             "RAY_JOB_STOP_SIGNAL": "SIGINT",
             "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S),
         }
-
-    def _seen(self, run_id: str) -> Seen:
-        try:
-            found = self._ray().get_job_info(run_id)
-        except RuntimeError as error:
-            return Seen("unknown" if "status code 404" in str(error) else "unreachable", str(error))
-        except (OSError, OverloadedError, InputError) as error:
-            with self._guard:
-                self._client = None  # the dashboard may be elsewhere after a restart
-            return Seen("unreachable", str(error))
-        return Seen(_STATUS[found.status], found.message or "", found.driver_exit_code)
-
-    def _cluster(self) -> str:
-        """Address of the cluster, for commands: ``auto`` might find another one of the machine."""
-        if self._address is not None:
-            return self._address
-        if not ray.is_initialized():
-            raise InputError("there is no Ray cluster to run this on.", hint="start the services: raylens serve up.")
-        return ray.get_runtime_context().gcs_address
-
-    def _ray(self) -> JobSubmissionClient:
-        with self._guard:
-            if self._client is None:
-                self._client = JobSubmissionClient(self._dashboard or self._cluster())
-            return self._client
-
-    def _no_answer(self) -> OverloadedError:
-        return OverloadedError(
-            "the Ray cluster does not take jobs right now.",
-            hint="its dashboard and the dashboard's agent on the head node must run; see dashboard_agent.log.",
-        )

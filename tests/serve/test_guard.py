@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -37,6 +37,10 @@ def guarded(concurrent: int = 8) -> FastAPI:
     @app.post("/size")
     async def size(request: Request) -> int:
         return len(await request.body())
+
+    @app.post("/json")
+    def as_json(body: dict[str, str]) -> int:
+        return len(body)
 
     @app.get("/wait")
     async def wait() -> str:
@@ -126,6 +130,17 @@ def test_a_body_is_bounded_whether_its_length_is_said_or_not(size: int, said: bo
         assert answer.json() == size
     else:
         assert "2,000 bytes" in answer.json()["error"]
+
+
+def test_a_body_that_is_read_as_json_is_bounded_as_well() -> None:
+    def parts() -> Iterator[bytes]:
+        yield b'{"a": "'
+        yield b"x" * 3000
+        yield b'"}'
+
+    answer = TestClient(guarded()).post("/json", content=parts(), headers=SENT)
+    assert answer.status_code == 413
+    assert "2,000 bytes" in answer.json()["error"]
 
 
 def test_more_than_can_be_held_at_a_time_is_told_to_come_again() -> None:

@@ -79,6 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(ray, Workspace.open(folder / "workspace", create=True), folder)
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_audit_has_failed_and_goes_on_when_it_is_asked_for_again(place: Place) -> None:
     body = {"candidate": "tuned", **QUICK}
     with place.gateway() as http:
@@ -124,6 +125,7 @@ def test_a_killed_audit_has_failed_and_goes_on_when_it_is_asked_for_again(place:
     assert said["hint"]
 
 
+@pytest.mark.timeout(600)
 def test_a_cache_by_ray_job_submit_then_explanations_over_http(place: Place) -> None:
     """``ray job submit -- python -m raylens cache … --address auto``, and what it made explained and scored."""
     options = ["--text", str(place.base / "texts"), "--n-tokens", "4000", "--workers", "1"]

@@ -210,7 +210,8 @@ class TestFollow:
         run_id = jobs.submit("audit", WORDS).run_id
         workspace.files.commit(f"{FOLDER}/audit-0123456789abcdef-1.json", b"{")
         workspace.files.commit(f"{FOLDER}/note.txt", b"mine")
-        assert [job.record.run_id for job in jobs.all()] == [run_id]
+        workspace.files.commit(f"{FOLDER}/{run_id}.end.json", b"{")
+        assert [(job.record.run_id, job.status) for job in jobs.all()] == [(run_id, "queued")]
         jobs.submit("audit", [*WORDS, "--title=x"])
 
 

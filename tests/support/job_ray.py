@@ -41,4 +41,11 @@ def job_ray(**variables: str | None) -> Iterator[JobRay]:
     """Start one; ``variables`` are of its environment, which jobs get: without those that are None."""
     environment = {name: value for name, value in {**os.environ, **variables}.items() if value is not None}
     with own_ray(2, STORE_BYTES, environment) as own:
-        yield JobRay(own, psutil.Process(own.pid))
+        process = psutil.Process(own.pid)
+        try:
+            yield JobRay(own, process)
+        finally:
+            # At once: Ray would wait half a minute for a driver that is still connected.
+            for one in [process, *process.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()

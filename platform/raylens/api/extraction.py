@@ -64,7 +64,7 @@ class SpanFeature(Answer):
         index: Of the feature.
         layer: Of its SAE.
         label: What it means; None where nothing is said of it.
-        bucket: By the label's words.
+        bucket: By the label's words; without one a guess from the tokens that it promotes.
         activation: Its maximum over the span.
         position: The token where that is.
         neuronpedia_url: Its page, where it has one.
