@@ -51,7 +51,7 @@ def read_config(path: Path) -> ServeFile:
     Raises:
         InputError: It is missing, no YAML, no config of Ray Serve, or not of this application.
     """
-    hint = "the README shows one; serve build raylens_serve.build:build writes another."
+    hint = "docs/deploy.md says what it holds; infra/serve has some."
     try:
         text = path.read_text("utf-8")
         if len(text) > _LARGEST:

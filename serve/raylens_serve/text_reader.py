@@ -41,7 +41,7 @@ from raylens.engine.model_shelf import ADVICE, Need, Shelf
 from raylens.engine.passage import passage_tokens, span_tokens
 from raylens.engine.saes import LoadedSae
 from raylens.engine.token_effects import Effects, EffectsWanted, Steps, token_effects
-from raylens.errors import OutOfMemoryError
+from raylens.errors import OutOfMemoryError, UnknownNameError
 from raylens_serve.metrics import Metrics
 from raylens_serve.served_readers import HeldModel, ServedReaders
 from raylens_serve.settings import ServeSettings
@@ -132,6 +132,8 @@ class TextReader:
         if request.sae is not None or request.features is not None:
             names = None if request.sae is None else [request.sae]
             needs += (await self.readers.saes(served, names, request.override_guard))[:1]
+            if len(needs) == 1:
+                raise UnknownNameError(f"no SAE is served for {served.name}.", hint="name one in saes of the config.")
         async with self._lease(needs) as (held, saes):
             loaded, sae = held.loaded, saes[0] if saes else None
             limit = self._settings.limits.tokens

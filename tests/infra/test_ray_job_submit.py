@@ -17,7 +17,8 @@ from raylens.store.workspace import Workspace
 from shown_commands import require_known
 
 ADAPTER = next(path for path in sorted((BUNDLE / "organisms/adapters").iterdir()) if path.is_dir())
-AUDITED = ["--no-sae", "--suite", "minimal", "--max-new-tokens", "4", "--workers", "1"]
+AUDITED = ["--no-sae", "--suite", "suite.yaml", "--max-new-tokens", "4", "--workers", "1"]
+SUITE = 'prompts: [{id: add, text: "import os"}]'
 # Each uses what those before it made.
 JOBS: dict[str, list[str]] = {
     "cache": ["cache", "--n-tokens", "20000", "--workers", "1", "--no-merge", "--name", "submitted"],
@@ -30,9 +31,10 @@ JOBS: dict[str, list[str]] = {
     "train": ["train", "--activations", "acts", "--width", "64", "--k", "4", "--steps", "20", "--out", "own"],
     "evaluate": ["evaluate", "--sae-path", "own", "--model", "raylens/pico", "--text", "stdlib:held_out",
                  "--n-tokens", "2000"],
-    "audit": ["audit", "run", "--candidate", str(ADAPTER), "--no-trigger-search", "--session", "submitted", *AUDITED],
+    "audit": ["audit", "run", "--candidate", str(ADAPTER), "--no-trigger-search", "--score-method",
+              "logit_kl", "--session", "submitted", *AUDITED],
     "calibrate": ["audit", "calibrate", "--candidate", str(ADAPTER), *AUDITED],
-    "find-trigger": ["audit", "find-trigger", "--candidate", str(ADAPTER), "--suite", "minimal", "--workers", "1"],
+    "find-trigger": ["audit", "find-trigger", "--candidate", str(ADAPTER), "--suite", "suite.yaml", "--workers", "1"],
 }  # fmt: skip
 WITHOUT_RAY = {"evaluate"}
 """They run in the process that Ray starts for the job."""
@@ -53,6 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayWithJobs]:
     folder = tmp_path_factory.mktemp("submitted")
     workspace = str(folder / "workspace")
     Workspace.open(workspace, create=True)
+    (folder / "suite.yaml").write_text(SUITE)
     with ray_with_jobs(RAYLENS_WORKSPACE=workspace, RAYLENS_BASE_DIR=str(folder)) as found:
         yield found
 
@@ -71,7 +74,7 @@ def test_what_they_made_is_in_the_workspace(cluster: RayWithJobs) -> None:
         done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
-    kinds = {run["kind"] for run in shown("runs") if run["status"] == "finished"}
+    kinds = {run["kind"] for run in shown("runs") if run["status"] == "done"}
     assert {"cache", "merge", "explain", "score", "record", "train", "audit"} <= kinds
     assert [run["session"] for run in shown("audit", "list")] == ["submitted"]
 

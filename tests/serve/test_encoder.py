@@ -328,6 +328,8 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
         for at in (0, 1, 0, 2):
             answer = await one.encode(EncodeRequest(text="x", model=refs[at]))
             assert answer.model == refs[at]
+        with pytest.raises(UnknownNameError, match="no SAE is served for"):
+            await one.ablate(AblateRequest(input="x", output="y", features=(1,), model=refs[2]))
         status = await one.status()
         assert status["limit_bytes"] == bound
         assert status["bytes"] == sum(status["held_bytes"].values()) <= bound
