@@ -122,30 +122,25 @@ def test_a_killed_replica_loses_no_write_that_was_accepted(live: Live, part: str
         assert client.sae.extract(accepted[-1], 5).features
 
 
-def test_down_finishes_what_was_accepted_and_leaves_nothing(tmp_path: Path) -> None:
+def test_killed_started_again_and_ended(tmp_path: Path) -> None:
     with live_services(tmp_path) as services:
         with services.client() as client:
             (span,) = client.traces.add([{"model": "raylens/pico", "input": "import os", "output": "\n"}])
-        done = services.raylens("serve", "down", "--json")
-        assert json.loads(done.stdout) == {"url": services.url, "up": False}
-        assert not (services.workspace / PATH).exists()
-        assert services.replicas("Ledger") == []
-        refused = services.raylens("serve", "down", check=False)
-        assert refused.returncode == 2
-        status = services.raylens("serve", "status", check=False)
-        assert (status.returncode, "no services are up" in status.stderr) == (1, True)
-        rows = services.raylens("sql", "SELECT span_id FROM spans", "--format", "csv").stdout
-        assert span in rows
-        unreached = services.raylens("traces", "list", check=False)
-        assert "cannot be reached" in unreached.stderr
-
-
-def test_where_the_process_is_killed_its_ray_ends_and_they_start_again(tmp_path: Path) -> None:
-    with live_services(tmp_path) as services:
         pid = json.loads((services.workspace / PATH).read_text())["process"]["pid"]
         subprocess.run(["kill", "-9", str(pid)], check=True)
         poll(lambda: not services.replicas("Ledger") and not services.replicas("Gateway"), "the end of the replicas")
         status = services.raylens("serve", "status", check=False)
-        assert status.returncode == 1
-        again = services.raylens("serve", "up", "--detach", "--port", str(free_port()), "--json", check=False)
+        assert (status.returncode, "no services are up" in status.stderr) == (1, True)
+
+        port = str(free_port())
+        again = services.raylens("serve", "up", "--detach", "--port", port, "--json", check=False)
         assert again.returncode == 0, again.stderr
+        assert json.loads(services.raylens("traces", "list", "--json").stdout)["total"] == 1
+        done = services.raylens("serve", "down", "--json")
+        assert json.loads(done.stdout)["up"] is False
+        assert not (services.workspace / PATH).exists()
+        assert services.replicas("Ledger") == []
+        assert services.raylens("serve", "down", check=False).returncode == 2
+        rows = services.raylens("sql", "SELECT span_id FROM spans", "--format", "csv").stdout
+        assert span in rows
+        assert "cannot be reached" in services.raylens("traces", "list", check=False).stderr
