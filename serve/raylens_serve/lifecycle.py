@@ -49,6 +49,8 @@ def hold_up(file: ServeFile, address: str | None, ready: Callable[[Standing], No
     ended = threading.Event()
     # In this order: Ray takes SIGTERM for itself when it starts, and would let this process abort.
     with _ray(address) as where, _signals(ended):
+        if not logging.getLogger("raylens").isEnabledFor(logging.DEBUG):
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what it does is on stderr otherwise
         try:
             serve.start(proxy_location="HeadOnly", http_options={**file.http, "host": file.host, "port": file.port})
             _run(file)

@@ -10,6 +10,8 @@ from typing import Self
 import httpx
 
 from raylens.api.system import Readiness
+from raylens.client.audits import Audits, Runs
+from raylens.client.features import Features
 from raylens.client.http import DEFAULT_URL, URL_VARIABLE, Http
 from raylens.client.sae import Sae
 from raylens.client.traces import Traces
@@ -32,6 +34,9 @@ class Client:
     Attributes:
         sae: Models, features of spans and of texts.
         traces: Spans and traces.
+        features: What is known of features.
+        audits: Fine-tunes against their references.
+        runs: What is under way, and what was.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class Client:
         self._http = Http(url, token, timeout_s, transport)
         self.sae = Sae(self._http)
         self.traces = Traces(self._http)
+        self.features = Features(self._http)
+        self.audits = Audits(self._http)
+        self.runs = Runs(self._http)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, *, timeout_s: float = 300.0) -> Self:
