@@ -30,6 +30,7 @@ BENCHES = (
     "faiss_negatives",
     "lexical",
     "audit",
+    "serving",
 )
 
 

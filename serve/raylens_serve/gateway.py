@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import raylens
 from raylens.catalog import Catalog
-from raylens.catalog.lookup import built_in
+from raylens.catalog.user import find_user_file
 from raylens.labels.span_labels import SpanLabels
 from raylens.labels.workspace_features import WorkspaceFeatures
 from raylens.net.api_token import find_or_make_token
@@ -153,6 +153,6 @@ class Gateway:
             encoder=Handle(self._encoder),
             explainer=Handle(self._explainer) if self._explainer is not None else None,
             jobs=Jobs(workspace),
-            catalog=built_in(),
+            catalog=Catalog.load(find_user_file(None, workspace.url)),
         )
         return gateway_app(parts, token)

@@ -22,6 +22,7 @@ from raylens.engine.load import load_model
 from raylens.engine.saes import load_sae
 from raylens.errors import InputError, MismatchError, UnknownNameError
 from raylens.store.views import connect
+from raylens.store.workspace import Workspace
 
 SAE = "raylens-pico-res/layer_3"
 INPUT = "def area(radius):\n    "
@@ -233,6 +234,15 @@ def test_an_sae_of_another_model_is_read_on_explicit_order_alone(tmp_path: Path)
         with pytest.raises(MismatchError, match="trained on another model"):
             other.client.sae.extract(made)
         assert other.client.sae.extract(made, override_guard=True).features
+
+
+def test_a_name_of_the_users_own_catalogue_is_known(tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    Workspace.open(workspace, create=True)
+    (workspace / "catalog.yaml").write_text("aliases: {our-little-model: raylens/pico}\n")
+    with gateway_here(workspace) as other:
+        found = other.client.sae.extract(span(other, model="our-little-model"))
+    assert (found.reason, found.model) == ("ok", "raylens/pico")
 
 
 # A0.22

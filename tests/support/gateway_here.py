@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylens.catalog.lookup import built_in
+from raylens.catalog import Catalog
+from raylens.catalog.user import find_user_file
 from raylens.client import Client
 from raylens.store.workspace import Workspace
 from raylens_serve.encoder import Encoder
@@ -69,7 +70,8 @@ def gateway_here(folder: Path, **settings: Any) -> Iterator[Here]:
     said = told.model_dump(mode="json")
     encoder, counted = Counted(Encoder(said)), Counted(ledger)
     explainer = Local(Explainer(said["explainer"])) if told.explainer else None
-    app = gateway_app(Parts(told, workspace, counted, encoder, explainer, Jobs(workspace), built_in()), TOKEN)
+    catalog = Catalog.load(find_user_file(None, workspace.url))
+    app = gateway_app(Parts(told, workspace, counted, encoder, explainer, Jobs(workspace), catalog), TOKEN)
     with LabelServer(app) as server:
         url = server.url.removesuffix("/api")
         with Client(url, TOKEN) as client:
