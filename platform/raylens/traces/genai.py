@@ -131,15 +131,17 @@ def _pick(sources: Iterator[_Source]) -> _Source | None:
 
 def _inputs(attributes: Mapping[str, Any], spoken: Sequence[Spoken]) -> Iterator[_Source]:
     system = read_messages(attributes.get(_SYSTEM), "system")
+    # Why it stopped is kept of outputs alone: where instructions say it, they stay among the attributes.
+    told = frozenset({_SYSTEM}) if system and system.whole and not system.finish_reasons else frozenset[str]()
     for source in _structured(attributes, _IN_MESSAGES, _IN_INDEXED, spoken, "user"):
         if system is None or not isinstance(source.said, Said) or source.said.is_silent:
             yield source
             continue
         said = Said((*system.turns, *source.said.turns), source.said.whole)
-        yield _Source(said, source.used | ({_SYSTEM} if system.whole else frozenset()), source.events)
+        yield _Source(said, source.used | told, source.events)
     yield from _texts(attributes, _IN_TEXTS)
     if system is not None:
-        yield _Source(system, frozenset({_SYSTEM}) if system.whole else frozenset())
+        yield _Source(system, told)
 
 
 def _outputs(attributes: Mapping[str, Any], spoken: Sequence[Spoken]) -> Iterator[_Source]:

@@ -103,7 +103,11 @@ def _read_request(value: Mapping[str, Any], role: str, loose: bool) -> Said | No
     system = read_messages(value.get("system"), "system") if found else None
     if found is None:
         return None
-    whole = found.whole and set(value) <= {key, "system"} and (system is None or system.whole)
+    whole = (
+        found.whole
+        and set(value) <= {key, "system"}
+        and (system is None or (system.whole and not system.finish_reasons))
+    )
     return Said((*(system.turns if system else ()), *found.turns), whole, found.finish_reasons)
 
 
