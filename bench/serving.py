@@ -22,7 +22,7 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from raylens.api.reading import EncodeRequest
+from raylens.api.reading import PeaksRequest
 from raylens_serve.encoder import Encoder
 from raylens_serve.settings import PICO_SAES, ServeSettings
 
@@ -141,20 +141,30 @@ def latencies(url: str, ids: Sequence[str]) -> list[float]:
 
 
 async def crowd(url: str, ids: Sequence[str]) -> tuple[float, int]:
-    """Seconds in which :data:`CLIENTS` clients have all of them extracted, and how many failed."""
-    waiting, errors = list(ids), 0
-    limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
-    async with httpx.AsyncClient(base_url=url, headers=_headers(), timeout=120, limits=limits) as client:
+    """Seconds in which :data:`CLIENTS` clients have all of them extracted, and how many failed.
 
-        async def one_client() -> None:
-            nonlocal errors
-            while waiting:
-                answer = await client.post("/api/v1/sae/extract", json={"span_id": waiting.pop(), "top_k": 20})
-                errors += answer.status_code != 200
+    The clients are bytes on sockets: an HTTP library of Python takes a fifth of the time that reading a span takes,
+    of the same two cores.
+    """
+    where, errors, waiting = httpx.URL(url), 0, list(ids)
+    head = f"POST /api/v1/sae/extract HTTP/1.1\r\nHost: {where.host}\r\nAuthorization: Bearer {TOKEN}\r\n"
 
-        began = time.perf_counter()
-        await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
-        return time.perf_counter() - began, errors
+    async def one_client() -> None:
+        nonlocal errors
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        while waiting:
+            body = json.dumps({"span_id": waiting.pop(), "top_k": 20})
+            said = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+            writer.write(said.encode())
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = next(line for line in answer.splitlines() if line.startswith(b"content-length:"))
+            features = json.loads(await reader.readexactly(int(length.partition(b":")[2]))).get("features")
+            errors += b" 200 " not in answer.splitlines()[0] or not features
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
+    return time.perf_counter() - began, errors
 
 
 def in_process(texts: Sequence[str], batch: int) -> list[float]:
@@ -162,11 +172,11 @@ def in_process(texts: Sequence[str], batch: int) -> list[float]:
     encoder = Encoder(ServeSettings.of(SETTINGS).model_dump(mode="json"))
 
     async def read() -> list[float]:
-        await encoder.encode(_request("warm up"))
+        await encoder.peaks([_request("warm up")])
         found = []
         for first in range(0, len(texts), batch):
             began = time.perf_counter()
-            await asyncio.gather(*(encoder.encode(_request(text)) for text in texts[first : first + batch]))
+            await encoder.peaks([_request(text) for text in texts[first : first + batch]])
             found.append(time.perf_counter() - began)
         return found
 
@@ -179,8 +189,8 @@ def warm(url: str, texts: Texts) -> None:
     asyncio.run(crowd(url, spans(url, texts.of(MIDDLE, CLIENTS))))
 
 
-def _request(text: str) -> EncodeRequest:
-    return EncodeRequest(saes=(PICO_SAES[0],), input=text, output="", per_token=False)
+def _request(text: str) -> PeaksRequest:
+    return PeaksRequest(sae=PICO_SAES[0], input=text, output="")
 
 
 def _headers() -> dict[str, str]:

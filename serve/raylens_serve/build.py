@@ -30,6 +30,8 @@ APPLICATION: Final = "raylens"
 _ONGOING: Final = 1024
 _QUEUED: Final = 4096
 _GRACE_S: Final = 20.0
+_QUIET: Final = {"enable_access_log": False}
+"""Calls between deployments; the gateway's log has a line for each request."""
 _FORWARDED: Final = (
     FILE_VARIABLE,
     "RAYLENS_BASE_DIR",
@@ -59,6 +61,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         max_ongoing_requests=_ONGOING,
         graceful_shutdown_timeout_s=_GRACE_S,
         ray_actor_options=_actor(0, 0, environment),
+        logging_config=_QUIET,
     )(Ledger).bind(settings.workspace, settings.retention_days)
     encoder = serve.deployment(
         name="Encoder",
@@ -66,6 +69,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         max_queued_requests=_QUEUED,
         graceful_shutdown_timeout_s=_GRACE_S,
         ray_actor_options=_actor(settings.encoder.num_cpus, _gpus(settings.encoder), environment),
+        logging_config=_QUIET,
         **_replicas(settings.encoder),
     )(Encoder).bind(said)
     explainer = None

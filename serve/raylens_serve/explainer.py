@@ -17,6 +17,7 @@ import torch
 
 from raylens.api.openai import ChatRequest, CompletionRequest
 from raylens.api.openai_answers import ChatChunk, ChatCompletion, Completion, Model, Models
+from raylens.engine.allocator import keep_freed_memory
 from raylens.engine.load import load_model
 from raylens.engine.text_events import End, Event, PromptRead
 from raylens.engine.text_streams import TextStreams
@@ -24,6 +25,7 @@ from raylens.engine.token_texts import TokenTexts
 from raylens.errors import InputError, RunError, UnknownNameError
 from raylens_serve.chat_form import ChatForm
 from raylens_serve.completion_form import CompletionForm
+from raylens_serve.metrics import in_replica
 from raylens_serve.openai_forms import Chunk, Form
 from raylens_serve.settings import ExplainerSettings
 
@@ -50,6 +52,8 @@ class Explainer:
             raise InputError(
                 f"the engine {self.settings.engine} is not this one.", hint="deploy raylens_serve.explainer_vllm."
             )
+        if in_replica():
+            keep_freed_memory()
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
         device = self.settings.device

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
 
 from raylens.api.extraction import (
     CACHED,
@@ -13,14 +15,19 @@ from raylens.api.extraction import (
     ExtractRequest,
     SpanFeature,
 )
-from raylens.api.reading import AblateRequest, EffectOptions, EncodeRequest
-from raylens.errors import InputError, UnknownNameError
+from raylens.api.reading import AblateRequest, EffectOptions, PeaksAnswer, PeaksRequest
+from raylens.errors import InputError, RaylensError, UnknownNameError
 from raylens.traces.span import Span, now
 from raylens_serve.served import Refusal, Served
 from raylens_serve.services import EncoderClient, LedgerClient
+from raylens_serve.together import Together
 
 _PROVIDER = "these need the model's own provider: it has to answer each changed prompt."
 _EMPTY = "the span holds no text."
+
+_WAIT_EACH_S: Final = 0.0005
+_WAIT_S: Final = 0.025
+"""A call waits for others to go with, the longer the more are under way, and not at all for one client alone."""
 
 Key = tuple[str, str, str]
 
@@ -46,6 +53,10 @@ class Extractor:
     def __init__(self, served: Served, ledger: LedgerClient, encoder: EncoderClient, labels: Labelling) -> None:
         self._served, self._ledger, self._encoder, self._labels = served, ledger, encoder, labels
         self._under_way: dict[Key, asyncio.Task[Extraction]] = {}
+        self._n_clients = 0
+        self._looks: Together[None, str, tuple[Span, list[Extraction]]] = Together(self._look_all, self._wait_s)
+        self._reads: Together[str, PeaksRequest, PeaksAnswer] = Together(encoder.peaks, self._wait_s)
+        self._keeps: Together[bool, Extraction, Extraction | None] = Together(self._keep_all, self._wait_s)
 
     async def extract(self, request: ExtractRequest) -> ExtractAnswer:
         """Features of a span: those that are kept, else read now.
@@ -58,13 +69,17 @@ class Extractor:
             MismatchError: The SAE was trained on another model, and the guard is not overridden.
             RunError, OutOfMemoryError, OverloadedError: It could not be read.
         """
-        span = await self._ledger.span(request.span_id)
+        with self._counted():
+            return await self._extract(request)
+
+    async def _extract(self, request: ExtractRequest) -> ExtractAnswer:
+        span, known = await self._looks.ask(None, request.span_id)
         model = self._served.find(span.model)
         if isinstance(model, Refusal):
             return _refused(span, model)
         key = (span.span_id, model, self._sae(model, request.sae))
-        kept = None if request.again else await self._ledger.extraction(*key)
-        if kept is not None:
+        kept = next((one for one in known if (one.model, one.sae) == key[1:]), None)
+        if kept is not None and not request.again:
             return await self._answer(kept, request.top_k, CACHED)
         if not span.input and not span.output:
             return ExtractAnswer(
@@ -121,29 +136,39 @@ class Extractor:
 
     async def _read(self, span: Span, key: Key, request: ExtractRequest) -> Extraction:
         _, model, sae = key
-        read = await self._encoder.encode(
-            EncodeRequest(
-                model=model,
-                saes=(sae,),
-                input=span.input,
-                output=span.output,
-                per_token=False,
-                override_guard=request.override_guard,
-            )
+        wanted = PeaksRequest(
+            model=model, sae=sae, input=span.input, output=span.output, override_guard=request.override_guard
         )
-        (reading,) = read.saes
+        read = await self._reads.ask(model, wanted)
         made = Extraction(
             span_id=span.span_id,
             model=model,
             sae=sae,
-            layer=reading.layer,
-            peaks=reading.peaks,
-            n_tokens=len(read.token_ids),
+            layer=read.layer,
+            peaks=read.peaks,
+            n_tokens=read.n_tokens,
             n_dropped=read.n_dropped,
             at=now(),
         )
-        kept, _ = await self._ledger.keep(made, again=request.again)
-        return kept
+        # None is said where it is kept as it is.
+        return await self._keeps.ask(request.again, made) or made
+
+    async def _look_all(self, _: None, ids: Sequence[str]) -> Sequence[tuple[Span, list[Extraction]] | RaylensError]:
+        return await self._ledger.look(ids)
+
+    async def _keep_all(self, again: bool, made: Sequence[Extraction]) -> Sequence[Extraction | RaylensError | None]:
+        return await self._ledger.keep(made, again=again)
+
+    def _wait_s(self) -> float:
+        return min(_WAIT_S, _WAIT_EACH_S * max(0, self._n_clients - 1))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._n_clients += 1
+        try:
+            yield
+        finally:
+            self._n_clients -= 1
 
     async def _answer(self, kept: Extraction, top_k: int, reason: str) -> ExtractAnswer:
         hint = ""

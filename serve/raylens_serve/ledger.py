@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from raylens.api.extraction import Extraction
-from raylens.errors import InputError, RunError
+from raylens.errors import InputError, RaylensError, RunError
 from raylens.store.lock import holder
 from raylens.store.trace_draft import Draft
-from raylens.store.trace_rows import extraction_kept, extraction_of, span_written
+from raylens.store.trace_reader import unknown_span
+from raylens.store.trace_rows import extraction_kept, span_written
 from raylens.store.traces import TraceStore
 from raylens.store.workspace import Workspace
 from raylens.traces.listing import SpanFilter, TraceSummary
@@ -89,26 +90,26 @@ class Ledger:
             if some < DELETED_AT_ONCE:
                 return gone
 
-    async def keep(self, extraction: Extraction, again: bool = False) -> tuple[Extraction, bool]:
-        """Keep what was read; where somebody else was first (and not ``again``) theirs stays.
+    async def keep(
+        self, extractions: Sequence[Extraction], again: bool = False
+    ) -> list[Extraction | RaylensError | None]:
+        """Keep what was read, each by itself; where somebody else was first (and not ``again``) theirs stays.
 
         Returns:
-            What is kept, and whether it is the one given.
-
-        Raises:
-            UnknownNameError: The span is not there (any more).
+            Of each in order: None where it is kept as it is, what was there before it, or why it cannot be kept:
+            UnknownNameError, as its span is not there (any more), or what writing raises.
         """
 
-        def submit() -> Future[Any]:
-            event = extraction_kept(extraction)
+        def submit() -> list[Future[Any] | RaylensError]:
+            return [_tried(lambda one=one: self._submit_one(one, again)) for one in extractions]
 
-            def decide(draft: Draft) -> tuple[Extraction, bool]:
-                there = draft.keep(event, again=again)
-                return (extraction_of(event.row), True) if there is None else (there, False)
+        self._open()
+        submitted = await asyncio.get_running_loop().run_in_executor(self._preparing, submit)
+        return [one if isinstance(one, RaylensError) else await _outcome(one) for one in submitted]
 
-            return self._writer.submit(decide, n_bytes=event.n_bytes)
-
-        return await self._written(submit)
+    def _submit_one(self, extraction: Extraction, again: bool) -> Future[Any]:
+        event = extraction_kept(extraction)
+        return self._writer.submit(lambda draft: draft.keep(event, again=again), n_bytes=event.n_bytes)
 
     # ------------------------------------------------------------------ reading
 
@@ -132,9 +133,14 @@ class Ledger:
         """One page of traces that hold such spans, the latest first, and how many there are in all."""
         return await self._read(lambda store: store.traces(which, limit, offset), self._pool_for(which))
 
-    async def extraction(self, span_id: str, model: str, sae: str) -> Extraction | None:
-        """What was read of a span by a model and an SAE; None where nothing was."""
-        return await self._read(lambda store: store.extraction(span_id, model, sae))
+    async def look(self, span_ids: Sequence[str]) -> list[tuple[Span, list[Extraction]] | RaylensError]:
+        """Spans with all that was read of them; UnknownNameError in the place of one that is not there."""
+
+        def look(store: TraceStore) -> list[tuple[Span, list[Extraction]] | RaylensError]:
+            found = store.look(span_ids)
+            return [found.get(one) or unknown_span(one) for one in span_ids]
+
+        return await self._read(look)
 
     async def extractions(self, span_id: str) -> list[Extraction]:
         """All that was read of a span."""
@@ -198,3 +204,18 @@ class Ledger:
 
     async def _deleted(self, decide: Callable[[Draft], int], most: int) -> int:
         return await self._written(lambda: self._writer.submit(decide, n_events=most))
+
+
+def _tried(work: Callable[[], T]) -> T | RaylensError:
+    """What comes of it, or why nothing does."""
+    try:
+        return work()
+    except RaylensError as error:
+        return error
+
+
+async def _outcome(written: Future[T]) -> T | RaylensError:
+    try:
+        return await asyncio.wrap_future(written)
+    except RaylensError as error:
+        return error

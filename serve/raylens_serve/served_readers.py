@@ -22,7 +22,7 @@ from raylens.catalog import Catalog
 from raylens.catalog.entries import CatalogEntry
 from raylens.catalog.guard import OVERRIDE, guard
 from raylens.config import ModelConfig
-from raylens.engine.feature_reading import TextReading, WantedReading, read_texts
+from raylens.engine.feature_reading import TextReading, WantedReading, read_texts, tokens_a_pass
 from raylens.engine.load import LoadedModel, choose_device, load_model
 from raylens.engine.model_memory import encoding_bytes, loaded_bytes, model_bytes, pass_bytes, sae_bytes
 from raylens.engine.model_shelf import Need
@@ -231,7 +231,7 @@ class ServedReaders:
             lambda wanted: read_texts(loaded, wanted, tokens),
             self._thread,
             size=lambda wanted: len(wanted.ids),
-            most=tokens,
+            most=2 * tokens_a_pass(loaded, tokens),
             wait_s=self._encoder.batch_wait_s,
         )
         return HeldModel(loaded, readings)

@@ -15,10 +15,13 @@ from raylens.api.reading import (
     AblateRequest,
     EncodeAnswer,
     EncodeRequest,
+    PeaksAnswer,
+    PeaksRequest,
     ValuesAnswer,
     ValuesRequest,
 )
 from raylens.catalog.lookup import built_in
+from raylens.errors import RaylensError
 from raylens.traces.listing import SpanFilter, TraceSummary
 from raylens.traces.span import Span
 
@@ -121,21 +124,23 @@ class LedgerClient:
         """Delete all spans of a trace; how many there were."""
         return await self.caller.call("delete_trace", trace_id)
 
-    async def extraction(self, span_id: str, model: str, sae: str) -> Extraction | None:
-        """What was read of a span by a model and an SAE; None where nothing was."""
-        return await self.caller.call("extraction", span_id, model, sae)
+    async def look(self, span_ids: Sequence[str]) -> list[tuple[Span, list[Extraction]] | RaylensError]:
+        """Spans with all that was read of them; UnknownNameError in the place of one that is not there."""
+        return await self.caller.call("look", list(span_ids))
 
     async def extractions(self, span_id: str) -> list[Extraction]:
         """All that was read of a span."""
         return await self.caller.call("extractions", span_id)
 
-    async def keep(self, extraction: Extraction, *, again: bool = False) -> tuple[Extraction, bool]:
-        """Keep what was read; where somebody else was first (and not ``again``) theirs stays.
+    async def keep(
+        self, extractions: Sequence[Extraction], *, again: bool = False
+    ) -> list[Extraction | RaylensError | None]:
+        """Keep what was read, each by itself; where somebody else was first (and not ``again``) theirs stays.
 
         Returns:
-            What is kept, and whether it is the one given.
+            Of each in order: None where it is kept as it is, what was there before it, or why it cannot be kept.
         """
-        return await self.caller.call("keep", extraction, again)
+        return await self.caller.call("keep", list(extractions), again)
 
     async def status(self) -> dict[str, Any]:
         """Whether it may write, and how much it holds."""
@@ -151,6 +156,10 @@ class EncoderClient:
     async def encode(self, request: EncodeRequest) -> EncodeAnswer:
         """Features of a text, and what comes next."""
         return await self.caller.call("encode", request, model=_held_as(request.model))
+
+    async def peaks(self, model: str, requests: Sequence[PeaksRequest]) -> list[PeaksAnswer | RaylensError]:
+        """The largest features of texts, by one model; an error in the place of one that cannot be read."""
+        return await self.caller.call("peaks", list(requests), model=_held_as(model))
 
     async def values(self, request: ValuesRequest) -> ValuesAnswer:
         """Exact activations of some features."""

@@ -28,11 +28,14 @@ from raylens.api.reading import (
     AblateRequest,
     EncodeAnswer,
     EncodeRequest,
+    PeaksAnswer,
+    PeaksRequest,
     ValuesAnswer,
     ValuesRequest,
 )
 from raylens.catalog import Catalog
-from raylens.engine.feature_answers import encode_answer, require_features, values_answer
+from raylens.engine.allocator import keep_freed_memory
+from raylens.engine.feature_answers import encode_answer, peaks_answer, require_features, values_answer
 from raylens.engine.feature_reading import WantedReading
 from raylens.engine.load import choose_device, token_strings
 from raylens.engine.memory import memory_advice
@@ -71,6 +74,8 @@ class TextReader:
 
     def __init__(self, settings: ServeSettings, catalog: Catalog, metrics: Metrics, *, is_replica: bool) -> None:
         self._settings, self._metrics = settings, metrics
+        if is_replica:  # else the process is somebody else's
+            keep_freed_memory()
         threads = _threads(settings.encoder.threads, is_replica)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -106,6 +111,19 @@ class TextReader:
                     per_token=request.per_token,
                 )
             )
+
+    async def peaks(self, request: PeaksRequest) -> PeaksAnswer:
+        """See :meth:`raylens_serve.encoder.Encoder.peaks`."""
+        served = self.readers.find(request.model)
+        needs = [
+            await self.readers.model(served),
+            *await self.readers.saes(served, [request.sae], request.override_guard),
+        ]
+        async with self._lease(needs) as (held, saes):
+            tokens = await self._help(partial(passage_tokens, held.loaded, request, self._settings.limits.tokens))
+            reading = await held.readings.ask(WantedReading(tokens.ids, saes))
+            self._metrics.tokens(served.name, len(tokens.ids))
+            return await self._help(partial(peaks_answer, tokens, saes[0], reading.codes[0]))
 
     async def values(self, request: ValuesRequest) -> ValuesAnswer:
         """See :meth:`raylens_serve.encoder.Encoder.values`."""

@@ -193,7 +193,7 @@ def test_peaks_are_maxima_with_their_first_place(data: st.DataObject) -> None:
     best = [
         (-plain[:, at].max(), at, int(plain[:, at].argmax())) for at in range(width) if n and plain[:, at].max() > 0
     ]
-    found = peaks_of(codes_of(values), sorted(special), width, most)
+    found = peaks_of(codes_of(values), sorted(special), width, most).first(most)
     assert [(-peak.activation, peak.index, peak.position) for peak in found] == sorted(best)[:most]
     chosen = [width - 1, 0]
     among = peaks_among(codes_of(values), sorted(special), width, chosen, first=7)

@@ -15,6 +15,7 @@ import pytest
 from dockerfile import Stage, is_sent, read_dockerfile
 from raylens_serve.config_file import read_config
 from raylens_serve.guard import OPEN
+from raylens_serve.ray_environment import SERVE_VARIABLES
 from shown_commands import require_known
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,3 +129,9 @@ def test_the_requirements_are_those_of_the_project(tmp_path: Path) -> None:
     for extra in everything.removeprefix("raylens[").removesuffix("]").split(","):
         expected.update(extras[extra])
     assert set(done.stdout.split("\n")) - {""} == expected
+
+
+def test_replicas_have_the_event_loops_of_the_services_here() -> None:
+    """Their processes have the environment of their node, not that of who deploys them."""
+    variables = {value for stage in lineage("cpu") for said in stage.values("ENV") for value in said.split()}
+    assert {f"{name}={value}" for name, value in SERVE_VARIABLES.items()} <= variables

@@ -16,7 +16,7 @@ from explained import score, write
 from fake_llm import Answer
 from neuronpedia import SOURCE, Remote, explanation, page
 from raylens.api.extraction import Extraction, SpanFeature
-from raylens.api.reading import Peak
+from raylens.api.reading import Peaks
 from raylens.catalog.lookup import built_in
 from raylens.errors import InputError
 from raylens.ids import FeatureId
@@ -63,7 +63,8 @@ def opened() -> Iterator[Callable[..., SpanLabels]]:
 
 def read(indices: Sequence[int], **more: Any) -> Extraction:
     """Features of a span, the first with the largest activation."""
-    peaks = tuple(Peak(index=index, activation=9.0 - at, position=at) for at, index in enumerate(indices))
+    at = range(len(indices))
+    peaks = Peaks(indices=tuple(indices), activations=tuple(9.0 - one for one in at), positions=tuple(at))
     about: dict[str, Any] = {"model": "raylens/tiny", "sae": str(SAE), "layer": 3, "peaks": peaks}
     return Extraction(**{"span_id": "s", "n_tokens": 5, "at": now()} | about | more)
 

@@ -87,13 +87,13 @@ def test_the_request_is_that_of_the_system_it_replaces(here: Here) -> None:
 def test_the_second_time_it_is_served_from_what_is_kept(here: Here) -> None:
     made = span(here)
     first = here.client.sae.extract(made, top_k=256)
-    before = here.encoder.calls["encode"]
+    before = here.encoder.calls["peaks"]
     second = here.client.sae.extract(made, top_k=256)
     fewer = here.client.sae.extract(made, top_k=7)
     assert second.reason == fewer.reason == CACHED == "ok (cached)"
     assert second.features == first.features
     assert fewer.features == first.features[:7]
-    assert here.encoder.calls["encode"] == before
+    assert here.encoder.calls["peaks"] == before
     with connect(here.workspace) as connection:
         rows = connection.execute(
             "SELECT feature, activation FROM sae_feature_activations WHERE span_id = ? ORDER BY activation DESC, 1",
@@ -102,7 +102,7 @@ def test_the_second_time_it_is_served_from_what_is_kept(here: Here) -> None:
     assert [(one.index, pytest.approx(one.activation)) for one in first.features] == rows
     again = here.client.sae.extract(made, again=True)
     assert again.reason == "ok"
-    assert here.encoder.calls["encode"] == before + 1
+    assert here.encoder.calls["peaks"] == before + 1
 
 
 # A0.12
@@ -129,12 +129,12 @@ def test_another_sae_of_the_model_is_read_beside_the_first(here: Here) -> None:
 
 
 def test_of_many_who_ask_at_once_one_result_is_stored(here: Here) -> None:
-    made, before = span(here), here.encoder.calls["encode"]
+    made, before = span(here), here.encoder.calls["peaks"]
     with ThreadPoolExecutor(50) as pool:
         found = list(pool.map(lambda _: here.client.sae.extract(made), range(200)))
     assert len({json.dumps([one.model_dump() for one in answer.features]) for answer in found}) == 1
     assert {answer.reason for answer in found} <= {"ok", CACHED}
-    assert here.encoder.calls["encode"] == before + 1
+    assert here.encoder.calls["peaks"] == before + 1
     with connect(here.workspace) as connection:
         (rows,) = connection.execute(
             "SELECT count(*), count(DISTINCT feature) FROM sae_feature_activations WHERE span_id = ?", [made]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ledgers import EVERY, Served, run
+from ledgers import EVERY, Served, keep, run
 from raylens.errors import InputError, OverloadedError, RaylensError, UnknownNameError
 from raylens.store import trace_rows
 from raylens.store.files import Files
@@ -21,7 +21,7 @@ from raylens.store.workspace import Workspace
 from raylens.traces.listing import SpanFilter
 from raylens_serve import ledger_writer
 from raylens_serve.ledger_writer import LedgerWriter
-from trace_samples import MODEL, SAE, START, a_span, an_extraction
+from trace_samples import START, a_span, an_extraction
 
 
 @pytest.fixture
@@ -42,13 +42,16 @@ def test_what_is_written_is_read(served: Served) -> None:
         found, total = await client.traces(EVERY, 9, 0)
         assert ([trace.trace_id for trace in found], total) == (["u", "t"], 2)
         assert await client.traces_of(["b", "no"]) == {"b": "u"}
-        assert await client.extraction("a", MODEL, SAE) is None
-        assert await client.keep(an_extraction("a")) == (an_extraction("a"), True)
-        assert await client.keep(an_extraction("a", 5)) == (an_extraction("a"), False)
-        assert await client.keep(an_extraction("a", 6), again=True) == (an_extraction("a", 6), True)
-        assert await client.extraction("a", MODEL, SAE) == an_extraction("a", 6)
+        assert await client.look(["a"]) == [(first, [])]
+        assert await keep(client, an_extraction("a")) == (an_extraction("a"), True)
+        assert await keep(client, an_extraction("a", 5)) == (an_extraction("a"), False)
+        assert await keep(client, an_extraction("a", 6), again=True) == (an_extraction("a", 6), True)
         assert await client.extractions("a") == [an_extraction("a", 6)]
-        expected = {"writes": True, "spans": 2, "extractions": 1, "workspace": served.files.url}
+        await client.keep([an_extraction("a", 7, sae="another"), an_extraction("b", 8)])
+        there, missing, again, other = await client.look(["a", "no", "a", "b"])
+        assert there == again == (first, [an_extraction("a", 7, sae="another"), an_extraction("a", 6)])
+        assert (isinstance(missing, UnknownNameError), other) == (True, (second, [an_extraction("b", 8)]))
+        expected = {"writes": True, "spans": 2, "extractions": 3, "workspace": served.files.url}
         assert await client.status() == expected
         assert await client.delete(["a", "a", "no"]) == 1
         assert await client.delete_trace("u") == 1
@@ -68,7 +71,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(served: Served, monkeypatc
         with pytest.raises(UnknownNameError, match="there is no span 'a'"):
             await client.span("a")
         with pytest.raises(UnknownNameError, match="there is no span 'a'"):
-            await client.keep(an_extraction("a"))
+            await keep(client, an_extraction("a"))
         with pytest.raises(InputError, match=r"span b has 1,\d+ bytes of text"):
             await client.add_spans([a_span("a"), a_span("b", input="x" * 1000)])
         with pytest.raises(InputError, match="4 spans at a time are too many"):
@@ -93,9 +96,9 @@ def test_the_same_span_again_costs_nothing(served: Served) -> None:
 def test_the_first_of_many_wins_and_all_get_the_same(served: Served) -> None:  # A0.10
     async def calls() -> None:
         await served.client.add_spans([a_span("a")])
-        answers = await asyncio.gather(*(served.client.keep(an_extraction("a", number)) for number in range(200)))
-        kept = {answer.model_dump_json() for answer, _ in answers}
-        assert kept == {(await served.client.extraction("a", MODEL, SAE) or answers[0][0]).model_dump_json()}
+        answers = await asyncio.gather(*(keep(served.client, an_extraction("a", number)) for number in range(200)))
+        (stands,) = await served.client.extractions("a")
+        assert {answer.model_dump_json() for answer, _ in answers} == {stands.model_dump_json()}
         assert [ours for _, ours in answers].count(True) == 1
         assert (await served.client.status())["extractions"] == 1
 
@@ -137,9 +140,9 @@ def test_one_bad_request_spoils_no_other(served: Served) -> None:
     async def calls() -> None:
         asked = [
             served.client.add_spans([a_span("a")]),
-            served.client.keep(an_extraction("unknown")),
+            keep(served.client, an_extraction("unknown")),
             served.client.add_spans([a_span("b")]),
-            served.client.keep(an_extraction("b")),
+            keep(served.client, an_extraction("b")),
         ]
         _, refused, _, _ = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(refused, UnknownNameError)
@@ -210,7 +213,7 @@ def test_times_are_utc_wherever_they_come_from(served: Served) -> None:
     async def calls() -> None:
         naive = an_extraction("a").model_copy(update={"at": datetime(2026, 1, 1)})
         await served.client.add_spans([a_span("a")])
-        kept, _ = await served.client.keep(naive)
-        assert kept.at == START
+        await keep(served.client, naive)
+        assert [one.at for one in await served.client.extractions("a")] == [START]
 
     run(calls())

@@ -90,7 +90,7 @@ with store.turn("paused"):
     store.transact(lambda draft: draft.put([span_written(a_span("both"))]))
     wrote, there = store.transact(decide)
     store.tidy()
-print(wrote, there.peaks[0].activation, flush=True)
+print(wrote, there.peaks.activations[0], flush=True)
 """
 
 
@@ -116,7 +116,7 @@ def test_a_paused_writer_that_goes_on_writes_over_nothing(
         paused.send_signal(signal.SIGCONT)
         assert paused.stdout is not None
         said = paused.stdout.read()
-    assert said == f"True {theirs.peaks[0].activation}\n", "it decided anew: another one was first"
+    assert said == f"True {theirs.peaks.activations[0]}\n", "it decided anew: another one was first"
     assert {path: local_workspace.files.read_bytes(path) for path in kept} == kept
     found = TraceStore(local_workspace)
     names = sorted(span.span_id for span in found.spans(SpanFilter(), 99)[0])

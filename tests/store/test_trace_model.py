@@ -149,7 +149,7 @@ class Traces(RuleBasedStateMachine):
             (name, sae, peak.index, peak.activation, peak.position)
             for name, readings in self.model.readings.items()
             for sae, one in readings.items()
-            for peak in one.peaks
+            for peak in one.peaks.first(99)
         )
 
 

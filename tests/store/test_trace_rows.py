@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylens.api.extraction import Extraction
-from raylens.api.reading import Peak
+from raylens.api.reading import Peaks
 from raylens.errors import InputError
 from raylens.store import trace_rows
 from raylens.store.trace_rows import (
@@ -53,13 +54,20 @@ SPANS = st.builds(
     attributes=st.dictionaries(_TEXT, _JSON, max_size=3),
 )
 _INT = st.integers(0, 2**31 - 1)
+
+
+def peaks_of_rows(rows: Sequence[tuple[int, float, int]]) -> Peaks:
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    return Peaks(**dict(zip(("indices", "activations", "positions"), columns, strict=True)))
+
+
 EXTRACTIONS = st.builds(
     Extraction,
     span_id=_ID,
     model=_ID,
     sae=_ID,
     layer=st.none() | _INT,
-    peaks=st.lists(st.builds(Peak, index=_INT, activation=st.floats(0), position=_INT), max_size=5).map(tuple),
+    peaks=st.lists(st.tuples(_INT, st.floats(0), _INT), max_size=5).map(peaks_of_rows),
     n_tokens=_INT,
     n_dropped=_INT,
     at=_TIME,
@@ -135,7 +143,7 @@ def test_a_span_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="what was read of span a cannot be kept"):
-        extraction_kept(an_extraction("a", peaks=(Peak(index=2**31, activation=1, position=0),)))
+        extraction_kept(an_extraction("a", peaks=Peaks(indices=(2**31,), activations=(1.0,), positions=(0,))))
     with pytest.raises(InputError, match="what was read of span a cannot be kept"):
         extraction_kept(an_extraction("a", n_tokens=2**40))
 

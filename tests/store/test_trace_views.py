@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raylens.api.reading import Peak
+from raylens.api.reading import Peaks
 from raylens.errors import DamagedFileError, QueryError
 from raylens.store.sql import query
 from raylens.store.trace_rows import extraction_kept, span_deleted, span_written
@@ -76,9 +76,9 @@ def test_null_characters_are_read_too(workspace: Workspace) -> None:
 def test_a_row_a_kept_feature(workspace: Workspace) -> None:  # A0.11
     store = TraceStore(workspace)
     store.write([span_written(a_span(name)) for name in "abc"], "test")
-    first = an_extraction("a", n_dropped=7, peaks=(Peak(index=5, activation=0.92, position=4),))
+    first = an_extraction("a", n_dropped=7, peaks=Peaks(indices=(5,), activations=(0.92,), positions=(4,)))
     store.write([extraction_kept(first), extraction_kept(an_extraction("a", sae="other", layer=None))], "test")
-    store.write([extraction_kept(an_extraction("b")), extraction_kept(an_extraction("c", peaks=()))], "test")
+    store.write([extraction_kept(an_extraction("b")), extraction_kept(an_extraction("c", peaks=Peaks()))], "test")
     assert rows(workspace, f"SELECT * FROM sae_feature_activations WHERE span_id = 'a' AND sae = '{SAE}'") == [
         {
             "span_id": "a",

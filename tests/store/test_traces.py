@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from raylens.api.reading import Peaks
 from raylens.errors import BusyError, DamagedFileError, InputError, UnknownNameError
 from raylens.schema import TRACE_EVENTS
 from raylens.store import trace_draft, trace_rolling
@@ -65,12 +66,12 @@ def test_extractions_are_kept_by_span_model_and_sae(workspace: Workspace) -> Non
     store = TraceStore(workspace)
     spans(store, a_span("a"), a_span("b"))
     first, other_sae = an_extraction("a"), an_extraction("a", sae="raylens-pico-res/layer_1", layer=None)
-    write(store, extraction_kept(first), extraction_kept(other_sae), extraction_kept(an_extraction("b", peaks=())))
+    write(store, extraction_kept(first), extraction_kept(other_sae), extraction_kept(an_extraction("b", peaks=Peaks())))
     assert store.extraction("a", MODEL, SAE) == first
     assert store.extraction("a", "other", SAE) is None
     assert store.extraction("no", MODEL, SAE) is None
     assert store.extractions("a") == [other_sae, first]
-    assert store.extractions("b") == [an_extraction("b", peaks=())]
+    assert store.extractions("b") == [an_extraction("b", peaks=Peaks())]
     write(store, extraction_kept(an_extraction("a", 7)))
     assert TraceStore(workspace).extraction("a", MODEL, SAE) == an_extraction("a", 7)
     assert store.counts() == (2, 3)

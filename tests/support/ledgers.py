@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
+from raylens.api.extraction import Extraction
 from raylens.store.files import Files
 from raylens.traces.listing import SpanFilter
 from raylens_serve.ledger import Ledger
@@ -27,6 +28,14 @@ class Served:
     def commits(self) -> int:
         """How many were made."""
         return len([path for path in self.files.list("traces/segments") if "-" not in path.rpartition("/")[2]])
+
+
+async def keep(client: LedgerClient, extraction: Extraction, *, again: bool = False) -> tuple[Extraction, bool]:
+    """Keep what was read: what is kept in the end, and whether it is the one given; raises why it cannot be."""
+    (answer,) = await client.keep([extraction], again=again)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer or extraction, answer is None
 
 
 def run(this: Coroutine[Any, Any, T]) -> T:

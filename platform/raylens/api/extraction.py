@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from raylens.api.base import Answer, Asked
-from raylens.api.reading import AblateAnswer, Name, Peak, TopK
+from raylens.api.reading import AblateAnswer, Name, Peaks, TopK
 from raylens.traces.span import Id
 
 CACHED: Final = "ok (cached)"
@@ -50,7 +50,7 @@ class Extraction(Answer):
     model: Name
     sae: Name
     layer: int | None
-    peaks: tuple[Peak, ...]
+    peaks: Peaks
     n_tokens: int
     n_dropped: int = 0
     at: datetime

@@ -79,6 +79,34 @@ class Peak(Answer):
     position: int
 
 
+class Peaks(Answer):
+    """Maxima over a text as columns of one length, the largest first: what passes between processes and is kept.
+
+    Attributes:
+        indices: Features.
+        activations: Their maxima.
+        positions: The tokens where those are.
+    """
+
+    indices: tuple[int, ...] = ()
+    activations: tuple[float, ...] = ()
+    positions: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _even(self) -> Peaks:
+        if not len(self.indices) == len(self.activations) == len(self.positions):
+            raise ValueError("columns are not of one length")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def first(self, n: int) -> tuple[Peak, ...]:
+        """The ``n`` largest, or all where there are fewer."""
+        columns = zip(self.indices[:n], self.activations[:n], self.positions[:n], strict=True)
+        return tuple(Peak(index=index, activation=value, position=at) for index, value, at in columns)
+
+
 class SaeReading(Answer):
     """What one SAE reads.
 
@@ -131,6 +159,36 @@ class EncodeAnswer(Answer):
     def __reduce__(self) -> tuple[object, ...]:
         # Between processes as JSON: 60,000 small objects (1,024 tokens, three SAEs) take pickle several times as long.
         return type(self).model_validate_json, (self.model_dump_json(),)
+
+
+class PeaksRequest(Passage):
+    """The largest features of a text by one SAE, and nothing else of it.
+
+    Attributes:
+        model: As in :class:`EncodeRequest`.
+        sae: Which of its SAEs.
+        override_guard: As in :class:`EncodeRequest`.
+    """
+
+    model: Name | None = None
+    sae: Name
+    override_guard: bool = False
+
+
+class PeaksAnswer(Answer):
+    """What one SAE reads of a text.
+
+    Attributes:
+        layer: Where that reads.
+        peaks: As in :class:`SaeReading`.
+        n_tokens: Tokens that were read.
+        n_dropped: As in :class:`EncodeAnswer`.
+    """
+
+    layer: int | None
+    peaks: Peaks
+    n_tokens: int
+    n_dropped: int = 0
 
 
 class ValuesRequest(Passage):

@@ -18,6 +18,8 @@ from raylens.api.reading import (
     FeatureValues,
     NextToken,
     Peak,
+    Peaks,
+    PeaksAnswer,
     SaeReading,
     ValuesAnswer,
 )
@@ -42,7 +44,7 @@ def require_features(sae: LoadedSae, features: Sequence[int]) -> None:
         )
 
 
-def peaks_of(codes: Sparse, special: Sequence[int], d_sae: int, most: int = KEPT) -> tuple[Peak, ...]:
+def peaks_of(codes: Sparse, special: Sequence[int], d_sae: int, most: int = KEPT) -> Peaks:
     """Features by their maximum over tokens that stand for text, the largest first.
 
     Args:
@@ -53,7 +55,12 @@ def peaks_of(codes: Sparse, special: Sequence[int], d_sae: int, most: int = KEPT
     """
     features, values, places = _maxima(_without(codes, special), d_sae)
     order = np.argsort(-values, kind="stable")[:most]
-    return tuple(Peak(index=int(features[at]), activation=float(values[at]), position=int(places[at])) for at in order)
+    columns = features[order], values[order], places[order]
+    return Peaks.model_construct(
+        indices=tuple(columns[0].tolist()),
+        activations=tuple(columns[1].tolist()),
+        positions=tuple(columns[2].tolist()),
+    )
 
 
 def peaks_among(
@@ -107,7 +114,7 @@ def encode_answer(
             "sae": str(sae.id),
             "hook": str(hook),
             "layer": hook.layer_index,
-            "peaks": peaks_of(codes, tokens.special, sae.d_sae),
+            "peaks": peaks_of(codes, tokens.special, sae.d_sae).first(KEPT),
         }
         if per_token:
             said["tokens"] = _firings(codes, tokens, top_k)
@@ -124,6 +131,16 @@ def encode_answer(
             "saes": readings,
             "next_tokens": _next_tokens(loaded, reading.next_tokens),
         }
+    )
+
+
+def peaks_answer(tokens: PassageTokens, sae: LoadedSae, codes: Sparse) -> PeaksAnswer:
+    """The largest features of a text."""
+    return PeaksAnswer(
+        layer=sae.spec.hook.layer_index,
+        peaks=peaks_of(codes, tokens.special, sae.d_sae),
+        n_tokens=len(tokens.ids),
+        n_dropped=tokens.n_dropped,
     )
 
 

@@ -193,7 +193,7 @@ def _read_whole(
     if sae is not None:
         (codes,) = encode_rows(sae, read[sae.spec.hook], {0: (0, len(tokens.ids))})
         if wanted.features is None:
-            peaks = peaks_of(codes, tokens.special, sae.d_sae, DEFAULT_FEATURES)
+            peaks = peaks_of(codes, tokens.special, sae.d_sae, DEFAULT_FEATURES).first(DEFAULT_FEATURES)
         else:
             first = next(iter(tokens.textual), 0)
             peaks = peaks_among(codes, tokens.special, sae.d_sae, tuple(dict.fromkeys(wanted.features)), first)

@@ -114,7 +114,7 @@ class SpanLabels:
     async def label(self, extraction: Extraction, top_k: int) -> tuple[SpanFeature, ...]:
         """The largest features of a span, with labels; within the timeout, whatever becomes of the labels."""
         until = time.monotonic() + self._timeout_s
-        peaks, sae = extraction.peaks[:top_k], SaeId.parse(extraction.sae)
+        peaks, sae = extraction.peaks.first(top_k), SaeId.parse(extraction.sae)
         known = await self._within(until, self._here.submit(self._known, sae, [one.index for one in peaks])) or _Known()
         labels = dict(known.labels)
         bare = [one.index for one in peaks if one.index not in labels and one.index not in known.settled]

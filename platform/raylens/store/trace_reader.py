@@ -111,6 +111,23 @@ class TraceReader:
         found = {span_id: self.entry(span_id) for span_id in span_ids}
         return {span_id: entry.trace_id for span_id, entry in found.items() if entry}
 
+    def look(self, span_ids: Sequence[str]) -> dict[str, tuple[Span, list[Extraction]]]:
+        """Of those of these spans that there are, each with all that was read of it; a row group is read once."""
+
+        def look() -> dict[str, tuple[Span, list[Extraction]]]:
+            with self._mutex:
+                entries = [entry for one in set(span_ids) if (entry := self._index.spans.get(one))]
+                readings = [seq for one in set(span_ids) for seq in self._index.readings.get(one, {}).values()]
+                covering = self._covering
+            spans = self.log.rows(covering, [entry.sequence for entry in entries], SPANS.names)
+            known: dict[str, list[Extraction]] = {row["span_id"]: [] for row in spans.values()}
+            for row in self.log.rows(covering, readings, _READING).values():
+                if row["span_id"] in known:
+                    known[row["span_id"]].append(extraction_of(row))
+            return {row["span_id"]: (span_of(row), _ordered(known[row["span_id"]])) for row in spans.values()}
+
+        return self._retried(look)
+
     def extraction(self, span_id: str, model: str, sae: str) -> Extraction | None:
         """What a model and an SAE read of a span; None where they did not."""
         found = self._readings(lambda known: [known[model, sae]] if (model, sae) in known else [], span_id)
@@ -118,8 +135,7 @@ class TraceReader:
 
     def extractions(self, span_id: str) -> list[Extraction]:
         """All that was read of a span, in order of models and SAEs."""
-        found = self._readings(lambda known: list(known.values()), span_id)
-        return sorted(found, key=lambda one: (one.model, one.sae))
+        return _ordered(self._readings(lambda known: list(known.values()), span_id))
 
     # ------------------------------------------------------------------ without texts
 
@@ -233,6 +249,10 @@ class Moment:
     def age_s(self) -> float:
         """Seconds since then, also where this machine slept meanwhile or its clock was set."""
         return max(time.time() - self._wall, time.monotonic() - self._steady)
+
+
+def _ordered(found: list[Extraction]) -> list[Extraction]:
+    return sorted(found, key=lambda one: (one.model, one.sae))
 
 
 def _page(keys: Sequence[Key], limit: int, offset: int) -> Sequence[Key]:

@@ -124,9 +124,9 @@ def extraction_kept(extraction: Extraction) -> TraceEvent:
         "model": extraction.model,
         "sae": extraction.sae,
         "layer": extraction.layer,
-        "features": [peak.index for peak in extraction.peaks],
-        "activations": [peak.activation for peak in extraction.peaks],
-        "positions": [peak.position for peak in extraction.peaks],
+        "features": extraction.peaks.indices,
+        "activations": extraction.peaks.activations,
+        "positions": extraction.peaks.positions,
         "n_tokens": extraction.n_tokens,
         "n_dropped": extraction.n_dropped,
         "extracted_at": _utc(extraction.at, extraction),
@@ -169,11 +169,11 @@ def extraction_of(row: Mapping[str, Any]) -> Extraction:
     Raises:
         ValueError: It says none.
     """
-    peaks = zip(row["features"], row["activations"], row["positions"], strict=True)
+    peaks = {"indices": row["features"], "activations": row["activations"], "positions": row["positions"]}
     return Extraction.model_validate(
         {
             **{name: row[name] for name in ("span_id", "model", "sae", "layer", "n_tokens", "n_dropped")},
-            "peaks": [{"index": index, "activation": value, "position": at} for index, value, at in peaks],
+            "peaks": peaks,
             "at": row["extracted_at"].astimezone(UTC),
         }
     )
