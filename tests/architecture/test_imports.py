@@ -19,7 +19,7 @@ MAY_IMPORT = {
 LAYERS = [
     "errors", "ids", "config", "schema", "specs", "chat", "net", "traces", "api", "client", "corpus",
     "examples", "explain", "score", "suites", "audit", "reports", "store", "bundle", "search", "sources",
-    "catalog", "labels", "llm", "engine", "organisms",
+    "catalog", "labels", "llm", "engine", "workbench", "organisms",
 ]  # fmt: skip
 """Rooms of ``raylens``; each imports only those to its left (and itself)."""
 
@@ -27,7 +27,7 @@ HEAVY = {
     "torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers",
     "faiss",
 }  # fmt: skip
-MAY_BE_HEAVY = ("platform/raylens/engine/", "platform/raylens/organisms/", "jobs/", "serve/")
+MAY_BE_HEAVY = ("platform/raylens/engine/", "platform/raylens/workbench/", "platform/raylens/organisms/", "jobs/", "serve/")
 HEAVY_FILES = {"platform/raylens/bundle/pico.py", "platform/raylens/bundle/tokenizer.py"}
 
 

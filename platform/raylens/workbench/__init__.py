@@ -1,0 +1,1 @@
+"""What changes a model while it runs, and what caused what in it."""
