@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ray import serve
 
+from raylens.api.edits import FeatureMax
 from raylens.api.reading import (
     AblateAnswer,
     AblateRequest,
@@ -24,6 +25,16 @@ from raylens.api.reading import (
     ValuesAnswer,
     ValuesRequest,
 )
+from raylens.api.workbench import (
+    Edited,
+    ExportedSae,
+    Held,
+    Hold,
+    MaximaRequest,
+    Predicted,
+    SaeExport,
+    TextPart,
+)
 from raylens.catalog import Catalog
 from raylens.catalog.user import find_user_file
 from raylens.errors import InputError, RaylensError, RunError, UnknownNameError
@@ -31,6 +42,7 @@ from raylens_serve.metrics import Metrics, in_replica
 from raylens_serve.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from raylens_serve.edited_reader import EditedReader
     from raylens_serve.text_reader import TextReader
 
 _UNKNOWN: Final = "unknown"
@@ -77,6 +89,7 @@ class Encoder:
         is_replica = in_replica()
         self._metrics = Metrics("encoder", is_replica)
         self._reader = _reader(self._settings, self._metrics, is_replica)
+        self._edits: EditedReader | None = None
         self._announce = _announcer(self._settings.encoder.models_per_replica) if is_replica else None
 
     async def encode(self, request: EncodeRequest) -> EncodeAnswer:
@@ -119,6 +132,45 @@ class Encoder:
         async with self._asked("ablate", request.model) as reader:
             return await reader.ablate(request)
 
+    async def hold(self, request: Hold) -> Held:
+        """Load what a session of the workbench asks for.
+
+        Raises:
+            InputError: A folder lies outside the base directory.
+        """
+        with self._edited("hold") as reader:
+            return await reader.hold(request)
+
+    async def predict(self, request: Edited) -> Predicted:
+        """What comes next after a text, of a model and of the same model edited.
+
+        Raises:
+            InputError: An edit does not fit.
+        """
+        with self._edited("predict") as reader:
+            return await reader.predict(request)
+
+    async def write(self, request: Edited) -> AsyncIterator[TextPart]:
+        """What both write after it; raises as :meth:`predict`."""
+        with self._edited("write") as reader:
+            async for part in reader.write(request):
+                yield part
+
+    async def export_sae(self, request: SaeExport) -> ExportedSae:
+        """Write an SAE as a folder in SAELens format.
+
+        Raises:
+            InputError: The folder is there already, or lies outside the base directory.
+            DiskFullError: No space; nothing was written.
+        """
+        with self._edited("export_sae") as reader:
+            return await reader.export_sae(request)
+
+    async def maxima(self, request: MaximaRequest) -> list[FeatureMax]:
+        """The largest activations of features on a sample of text."""
+        with self._edited("maxima") as reader:
+            return await reader.maxima(request)
+
     async def status(self) -> dict[str, Any]:
         """What is loaded, and how much memory it takes; where the model stack is missing, that it is."""
         if isinstance(self._reader, InputError):
@@ -132,6 +184,18 @@ class Encoder:
         """
         if not isinstance(self._reader, InputError):
             self._reader.report()
+
+    @contextmanager
+    def _edited(self, method: str) -> Iterator[EditedReader]:
+        with self._metrics.request(method, "workbench"):
+            reader = self._reader
+            if isinstance(reader, InputError):
+                raise InputError(reader.message, hint=reader.hint)
+            if self._edits is None:
+                from raylens_serve.edited_reader import EditedReader
+
+                self._edits = EditedReader(reader)
+            yield self._edits
 
     @asynccontextmanager
     async def _asked(self, method: str, model: str | None) -> AsyncIterator[TextReader]:

@@ -20,6 +20,7 @@ from raylens.catalog.user import find_user_file
 from raylens.labels.span_labels import SpanLabels
 from raylens.labels.workspace_features import WorkspaceFeatures
 from raylens.net.api_token import find_or_make_token
+from raylens.store.patches import Patches
 from raylens.store.workspace import Workspace
 from raylens_serve import problems
 from raylens_serve.extraction import Extractor
@@ -34,9 +35,14 @@ from raylens_serve.routes.runs import run_routes
 from raylens_serve.routes.sae import sae_routes
 from raylens_serve.routes.system import Status, system_routes
 from raylens_serve.routes.traces import trace_routes
+from raylens_serve.routes.workbench import alias_routes, workbench_routes
+from raylens_serve.routes.workbench_socket import workbench_socket
 from raylens_serve.served import Served
 from raylens_serve.services import Caller, EncoderClient, Handle, LedgerClient
+from raylens_serve.sessions import Sessions
 from raylens_serve.settings import ServeSettings
+
+_PAGE: Final = "/api/v1/features/{feature:path}"
 
 DESCRIPTION: Final = """
 What a language model's internal features mean, and whether a fine-tune changed them.
@@ -98,6 +104,8 @@ def gateway_app(parts: Parts, token: str) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     problems.install(app)
+    sessions = Sessions(Patches(workspace), encoder, served, features)
+    workbench = [each(sessions, prefix) for prefix in ("/api/v1", "") for each in (workbench_routes, workbench_socket)]
     status: dict[str, Status] = {"ledger": ledger.status, "encoder": encoder.status}
     if (explainer := parts.explainer) is not None:
         status["explainer"] = lambda: explainer.call("status")
@@ -106,11 +114,13 @@ def gateway_app(parts: Parts, token: str) -> FastAPI:
         sae_routes(catalog, served, Extractor(served, ledger, encoder, labels)),
         reading_routes(encoder, settings.limits.tokens),
         trace_routes(ledger),
-        feature_routes(workspace, catalog, encoder, served=served.rows(), features=features),
+        browsing := feature_routes(workspace, catalog, encoder, served=served.rows(), features=features),
+        alias_routes(browsing, {"/features": "/api/v1/features", "/feature/{feature:path}/details": _PAGE}),
         audit_routes(workspace, parts.jobs),
         run_routes(workspace, parts.jobs, settings.language_models),
         neuronpedia_routes(workspace, catalog, encoder, served=served.rows(), features=features),
         openai_routes(parts.explainer),
+        *workbench,
     ):
         app.include_router(routes)
     app.add_middleware(Guard, token=token, limits=settings.limits)

@@ -57,6 +57,15 @@ class Served:
             return named
         return tuple(str(one.sae) for one in sorted(self._catalog.trained_on(model), key=CatalogEntry.preference))
 
+    def suggested(self, model: str | None) -> tuple[str, ...]:
+        """SAEs that a model comes with at the workbench: the configured ones, else the catalogue's first."""
+        name = self._catalog.aliases.canonical(model) if model is not None else next(iter(self._models))
+        settings = self._models.get(name)
+        if settings is not None and settings.saes is not None:
+            return settings.saes
+        rows = sorted(self._catalog.trained_on(name), key=CatalogEntry.preference)
+        return tuple(str(row.sae) for row in rows[:1])
+
     def find(self, model: str | None) -> str | Refusal:
         """The one name of a model that is served, or why it is not."""
         if model is not None and (name := self._catalog.aliases.canonical(model)) in self._models:

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from raylens.catalog import Catalog
 from raylens.catalog.entries import CatalogEntry
 from raylens.catalog.guard import OVERRIDE, guard
 from raylens.config import ModelConfig
+from raylens.engine.candidates import load_candidate
 from raylens.engine.feature_reading import TextReading, WantedReading, read_texts, tokens_a_pass
 from raylens.engine.load import LoadedModel, choose_device, load_model
 from raylens.engine.model_memory import encoding_bytes, loaded_bytes, model_bytes, pass_bytes, sae_bytes
@@ -32,6 +34,7 @@ from raylens.engine.saes import LoadedSae
 from raylens.errors import InputError, MismatchError, UnknownNameError
 from raylens.ids import SaeId
 from raylens.specs import ModelInfo
+from raylens.store.base_dir import inside_base
 from raylens_serve.once import Once
 from raylens_serve.pass_queue import PassQueue
 from raylens_serve.settings import EncoderSettings, ModelSettings
@@ -57,11 +60,13 @@ class ConfiguredModel:
         name: Its one name.
         settings: As configured.
         config: How it is loaded.
+        adapter: A LoRA that is merged into it.
     """
 
     name: str
     settings: ModelSettings
     config: ModelConfig
+    adapter: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +125,55 @@ class ServedReaders:
             known = UnknownNameError.among("model", model, self._models, hint="Others go into models in the config.")
             raise UnknownNameError(f"model {model!r} is not served.", hint=known.hint)
         return found
+
+    def attach(self, model: str | None, adapter: str | None = None) -> ConfiguredModel:
+        """A model that is served, or one that the catalogue knows, or a folder inside the base directory.
+
+        Args:
+            model: Which; None for the first one that is served.
+            adapter: A LoRA on it: a folder inside the base directory.
+
+        Raises:
+            UnknownNameError: There is no such model.
+            InputError: A folder lies outside the base directory.
+        """
+        try:
+            found = self.find(model)
+        except UnknownNameError:
+            found = self._elsewhere(model or "")
+        if adapter is None:
+            return found
+        folder = str(_folder(adapter, "adapter"))
+        name = f"{found.name} with {folder}"
+        return ConfiguredModel(name, found.settings, found.config, folder)
+
+    def _elsewhere(self, model: str) -> ConfiguredModel:
+        name = self._catalog.aliases.canonical(model)
+        if not self._catalog.trained_on(name):
+            if "/" not in model and "\\" not in model and not Path(model).exists():
+                known = {*self._catalog.models, *self._models}
+                raise UnknownNameError.among("model", model, known, hint="A folder is named with a slash: ./model.")
+            name = str(_folder(model, "model"))
+        first = next(iter(self._models.values())).settings
+        settings = ModelSettings(model=name, device=first.device)
+        return ConfiguredModel(name, settings, _config(settings, self._encoder))
+
+    async def attached_sae(self, served: ConfiguredModel, name: str, override: bool) -> Need:
+        """An SAE that a session attached: of the catalogue, or a folder inside the base directory.
+
+        Args:
+            served: The model that it shall read.
+            name: Which.
+            override: Take it though it was trained on another model: who attaches it says so (A0.04).
+
+        Raises:
+            UnknownNameError: There is no such SAE.
+            MismatchError: It was trained on another model, or does not fit.
+        """
+        info, _ = await self._model(served)
+        row = self._row(name)
+        ref = str(row.sae) if row is not None else str(_folder(name, "SAE"))
+        return await self._sae(served, info, ref, override)
 
     def dropped(self) -> None:
         """Told when something that was loaded is held no longer."""
@@ -225,6 +279,9 @@ class ServedReaders:
             quantization=config.quantization,
             revision=config.revision,
         )
+        if served.adapter is not None:
+            how = {"dtype": config.dtype, "device": config.device}
+            load = partial(load_candidate, served.adapter, config.model, **how)
         loaded: LoadedModel = await _in(self._thread, partial(self._load, load))
         tokens = self._encoder.batch_tokens
         readings: Readings = PassQueue(
@@ -274,6 +331,13 @@ def _config(model: ModelSettings, encoder: EncoderSettings) -> ModelConfig:
         quantization=model.quantization,
         device=device,
     )
+
+
+def _folder(path: str, what: str) -> Path:
+    found = inside_base(path, what)
+    if not found.is_dir():
+        raise UnknownNameError(f"there is no {what} {path!r}.", hint="name one of the catalogue, or a folder.")
+    return found
 
 
 def _model_size(held: HeldModel) -> int:

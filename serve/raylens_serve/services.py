@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ray.serve.handle import DeploymentHandle
 
+from raylens.api.edits import FeatureMax
 from raylens.api.extraction import Extraction
 from raylens.api.reading import (
     AblateAnswer,
@@ -19,6 +20,16 @@ from raylens.api.reading import (
     PeaksRequest,
     ValuesAnswer,
     ValuesRequest,
+)
+from raylens.api.workbench import (
+    Edited,
+    ExportedSae,
+    Held,
+    Hold,
+    MaximaRequest,
+    Predicted,
+    SaeExport,
+    TextPart,
 )
 from raylens.catalog.lookup import built_in
 from raylens.errors import RaylensError
@@ -168,6 +179,26 @@ class EncoderClient:
     async def ablate(self, request: AblateRequest) -> AblateAnswer:
         """What each input token does for the output."""
         return await self.caller.call("ablate", request, model=_held_as(request.model))
+
+    async def hold(self, request: Hold) -> Held:
+        """Load what a session of the workbench asks for."""
+        return await self.caller.call("hold", request)
+
+    async def predict(self, request: Edited) -> Predicted:
+        """What comes next after a text, untouched and edited."""
+        return await self.caller.call("predict", request, model=request.model)
+
+    def write(self, request: Edited) -> AsyncIterator[TextPart]:
+        """What both models write after it."""
+        return self.caller.stream("write", request)
+
+    async def export_sae(self, request: SaeExport) -> ExportedSae:
+        """Write an SAE as a folder in SAELens format."""
+        return await self.caller.call("export_sae", request, model=request.model)
+
+    async def maxima(self, request: MaximaRequest) -> list[FeatureMax]:
+        """The largest activations of features on a sample of text."""
+        return await self.caller.call("maxima", request, model=request.model)
 
     async def status(self) -> dict[str, Any]:
         """What is loaded, and how much memory it takes."""

@@ -93,13 +93,13 @@ class TextReader:
             await self.readers.model(served),
             *await self.readers.saes(served, request.saes, request.override_guard),
         ]
-        async with self._lease(needs) as (held, saes):
+        async with self.lease(needs) as (held, saes):
             loaded = held.loaded
-            tokens = await self._help(partial(passage_tokens, loaded, request, self._settings.limits.tokens))
+            tokens = await self.help(partial(passage_tokens, loaded, request, self._settings.limits.tokens))
             wanted = WantedReading(tokens.ids, saes, request.next_tokens)
             reading = await held.readings.ask(wanted)
             self._metrics.tokens(served.name, len(tokens.ids))
-            return await self._help(
+            return await self.help(
                 partial(
                     encode_answer,
                     loaded,
@@ -119,11 +119,11 @@ class TextReader:
             await self.readers.model(served),
             *await self.readers.saes(served, [request.sae], request.override_guard),
         ]
-        async with self._lease(needs) as (held, saes):
-            tokens = await self._help(partial(passage_tokens, held.loaded, request, self._settings.limits.tokens))
+        async with self.lease(needs) as (held, saes):
+            tokens = await self.help(partial(passage_tokens, held.loaded, request, self._settings.limits.tokens))
             reading = await held.readings.ask(WantedReading(tokens.ids, saes))
             self._metrics.tokens(served.name, len(tokens.ids))
-            return await self._help(partial(peaks_answer, tokens, saes[0], reading.codes[0]))
+            return await self.help(partial(peaks_answer, tokens, saes[0], reading.codes[0]))
 
     async def values(self, request: ValuesRequest) -> ValuesAnswer:
         """See :meth:`raylens_serve.encoder.Encoder.values`."""
@@ -132,14 +132,14 @@ class TextReader:
             await self.readers.model(served),
             *await self.readers.saes(served, [request.sae], request.override_guard),
         ]
-        async with self._lease(needs) as (held, saes):
+        async with self.lease(needs) as (held, saes):
             (sae,) = saes
             require_features(sae, request.features)
-            tokens = await self._help(partial(passage_tokens, held.loaded, request, self._settings.limits.tokens))
+            tokens = await self.help(partial(passage_tokens, held.loaded, request, self._settings.limits.tokens))
             reading = await held.readings.ask(WantedReading(tokens.ids, saes))
             self._metrics.tokens(served.name, len(tokens.ids))
             (codes,) = reading.codes
-            return await self._help(
+            return await self.help(
                 partial(values_answer, held.loaded, served.name, tokens, sae, codes, request.features)
             )
 
@@ -152,10 +152,10 @@ class TextReader:
             needs += (await self.readers.saes(served, names, request.override_guard))[:1]
             if len(needs) == 1:
                 raise UnknownNameError(f"no SAE is served for {served.name}.", hint="name one in saes of the config.")
-        async with self._lease(needs) as (held, saes):
+        async with self.lease(needs) as (held, saes):
             loaded, sae = held.loaded, saes[0] if saes else None
             limit = self._settings.limits.tokens
-            tokens = await self._help(partial(span_tokens, loaded, request.input, request.output, limit))
+            tokens = await self.help(partial(span_tokens, loaded, request.input, request.output, limit))
             wanted = EffectsWanted(request.features, request.n_tokens, request.counterfactuals, request.substitutes)
             effects = await self._measure(
                 token_effects(loaded, tokens, sae, wanted, self._settings.encoder.batch_tokens)
@@ -189,8 +189,13 @@ class TextReader:
         """Tell the metrics how much memory is taken."""
         self._metrics.loaded(sum(self._shelf.held().values()))
 
+    @property
+    def limit(self) -> int:
+        """Tokens of a text that are read at most."""
+        return self._settings.limits.tokens
+
     @asynccontextmanager
-    async def _lease(self, needs: list[Need]) -> AsyncIterator[tuple[HeldModel, tuple[LoadedSae, ...]]]:
+    async def lease(self, needs: list[Need]) -> AsyncIterator[tuple[HeldModel, tuple[LoadedSae, ...]]]:
         """A model and its SAEs, loaded; what runs out of memory in the block is told in the words of the services."""
         try:
             async with self._shelf.lease(needs) as (held, *saes):
@@ -205,7 +210,12 @@ class TextReader:
             if done is not None:
                 return done
 
-    async def _help(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do something in the models' thread."""
+        return await _in(self._thread, work)
+
+    async def help(self, work: Callable[[], T]) -> T:
+        """Do something in a helper thread."""
         return await _in(self._helpers, work)
 
     def _limit(self, loaded: int) -> int:

@@ -29,7 +29,7 @@ POINT = HookPoint("resid_post", 1)
 IDS = torch.tensor([[0, 7, 31, 88, 120, 9, 64, 200, 5, 17]])
 
 
-def dense(sae: LoadedSae, h: Tensor, change: Callable[[Tensor, int], None], feature: int) -> Tensor:
+def dense(sae: LoadedSae, h: Tensor, change: Callable[[Tensor, int], object], feature: int) -> Tensor:
     """``h`` with the codes changed and what the SAE does not reconstruct as it was: the oracle."""
     codes = sae.sae.encode(h)
     error = h - sae.sae.decode(codes)
@@ -61,7 +61,7 @@ def test_what_an_edit_does_is_what_the_whole_sae_says(
     feature = strongest(sae, h)
     fires = sae.sae.encode(h)[:, feature] > 0
     torch.testing.assert_close(activation(sae, h, feature), sae.sae.encode(h)[:, feature], atol=1e-5, rtol=1e-4)
-    meant: dict[str, tuple[LoadedEdit, Callable[[Tensor, int], None]]] = {
+    meant: dict[str, tuple[LoadedEdit, Callable[[Tensor, int], object]]] = {
         "add": (LoadedEdit(POINT, "add", 1.5, sae=sae, feature=feature), lambda z, f: z[:, f].add_(1.5)),
         "clamp": (LoadedEdit(POINT, "clamp", 2.5, sae=sae, feature=feature), lambda z, f: z[:, f].fill_(2.5)),
         "ablate": (LoadedEdit(POINT, "ablate", sae=sae, feature=feature), lambda z, f: z[:, f].zero_()),
@@ -123,9 +123,9 @@ def test_text_is_written_with_what_was_generated_edited_and_the_prompt_not(loade
             (fast,) = generate(loaded, [prompt], 8, ends=frozenset())
         assert list(fast.ids) == ids[n:]
         *_, last = parts = list(write(loaded, prompt, [edit], max_new_tokens=8))
-        assert last.end == "length" or "stop" in last.end
+        assert last.end in ("length", "stop")
         said = "".join(part.text for part in parts)
-        assert loaded.tokenizer.decode(ids).startswith(loaded.tokenizer.decode(prompt) + said.rstrip("\ufffd"))
+        assert str(loaded.tokenizer.decode(ids)).startswith(f"{loaded.tokenizer.decode(prompt)}{said}".rstrip("\ufffd"))
 
 
 # With every patch off the model is the untouched one, bit for bit, before, between and after.

@@ -19,6 +19,9 @@ MOST_EDITS: Final = 64
 STRONGEST: Final = 100.0
 """In units of a feature's maximum. Beyond it a model writes noise, whatever the feature."""
 
+LARGEST: Final = 1e5
+"""As an activation, or a length."""
+
 
 class Edit(Asked):
     """One change of the residual stream, by a feature or along a direction.
@@ -69,6 +72,8 @@ class Edit(Asked):
                 raise ValueError("a direction does not fire: where is all, prompt or generated")
         if self.unit == "max" and abs(self.strength) > STRONGEST:
             raise ValueError(f"strength is {self.strength:g} times the maximum, and {STRONGEST:g} is the most")
+        if abs(self.strength) > LARGEST:
+            raise ValueError(f"strength is {self.strength:g}, and {LARGEST:g} is the most")
         return self
 
     @property
@@ -134,6 +139,18 @@ class PatchSpec(Asked):
         return self
 
 
+class FeatureMax(Answer):
+    """The largest activation of a feature that is known of.
+
+    Attributes:
+        value: It.
+        source: Where it was seen: ``cache <id>``, or ``a sample of 2,000 tokens``.
+    """
+
+    value: Annotated[float, Field(gt=0)]
+    source: str
+
+
 class Patch(Answer):
     """A patch that is kept.
 
@@ -142,6 +159,7 @@ class Patch(Answer):
         session: Whose it is.
         spec: What it does; its model is set.
         enabled: Whether it is on.
+        maxima: Of features whose strengths are in units of it, by how edits name them.
         at: When it was created.
     """
 
@@ -149,4 +167,16 @@ class Patch(Answer):
     session: str
     spec: PatchSpec
     enabled: bool = True
+    maxima: dict[str, FeatureMax] = Field(default_factory=dict)
     at: datetime
+
+    def absolute(self) -> PatchSpec:
+        """What it does, with strengths as activations."""
+
+        def told(edit: Edit) -> Edit:
+            known = self.maxima.get(edit.feature or "")
+            if edit.unit != "max" or known is None:
+                return edit
+            return edit.model_copy(update={"unit": "activation", "strength": edit.strength * known.value})
+
+        return self.spec.model_copy(update={"edits": tuple(map(told, self.spec.edits))})

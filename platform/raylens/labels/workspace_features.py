@@ -103,6 +103,11 @@ class WorkspaceFeatures:
         """All that is known of a feature but its windows: see :func:`raylens.store.feature_card.read_card`."""
         return read_card(self.workspace, self.reader(one), one, index, find=self.own.find, words=self.own.labels.read())
 
+    def largest(self, one: Readable, index: int) -> float:
+        """The largest activation of a feature in its cache; 0 where it never fires there."""
+        peaks = self.reader(one).peaks(one.sae, index)
+        return float(peaks[0]) if len(peaks) else 0.0
+
     def measured(self, one: Readable, index: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Rows of ``schema.EXPLANATIONS`` and ``schema.SCORES`` about a feature, those of controls among them."""
         cache = self.workspace.cache(one.cache_id)

@@ -1,8 +1,6 @@
 """Columns of every view: what SQL can count on, whether or not anything is stored yet.
 
-Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``. The views of later
-stages (patches) are empty until those stages write; their columns here are the keys by which they join with the
-others, and what each row is about.
+Tables about one cache get ``cache_id`` in front, tables about one SAE ``cache_id`` and ``sae``.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 
 from raylens import schema
-from raylens.store import label_cache
+from raylens.store import edges, label_cache
 from raylens.store.findings import SCHEMAS, FindingKind
 from raylens.store.trace_views import TRACES
 
@@ -113,11 +111,29 @@ AUDITS: Final[Mapping[str, pa.Schema]] = {
 ORGANISMS: Final[Mapping[str, pa.Schema]] = {"organisms": schema.ORGANISMS}
 """Fine-tunes of known behaviour (:mod:`raylens.store.audit_organisms`), as stored."""
 
-_LATER: Final[Mapping[str, pa.Schema]] = {
-    "patches": pa.schema(
-        [("patch_id", _TEXT), SAE, ("feature", pa.int32()), ("strength", pa.float32()), ("enabled", pa.bool_())]
-    ),
-}
+EDGES: Final[Mapping[str, pa.Schema]] = {"edges": edges.EDGES}
+"""What caused features (:mod:`raylens.store.edges`), as stored."""
+
+PATCHES: Final = pa.schema(
+    [
+        ("patch_id", _TEXT),
+        ("session", _TEXT),
+        ("name", _TEXT),
+        ("model", _TEXT),
+        SAE,  # of features named in short
+        ("enabled", pa.bool_()),
+        ("place", pa.int32()),  # of the edit in the patch
+        ("feature", _TEXT),  # as the edit names it; null of a direction
+        ("direction", _TEXT),
+        ("hook", _TEXT),  # of a direction
+        ("method", _TEXT),
+        ("strength", pa.float64()),
+        ("unit", _TEXT),
+        ("tokens", _TEXT),
+        ("created_at", _TIME),
+    ]
+)
+"""Edits of patches of the workbench (:mod:`raylens.store.patches`)."""
 
 VIEWS: Final[Mapping[str, pa.Schema]] = {
     **{name: pa.schema([CACHE_ID, *table]) for name, table in BY_CACHE.items()},
@@ -129,8 +145,9 @@ VIEWS: Final[Mapping[str, pa.Schema]] = {
     **ELSEWHERE,
     **AUDITS,
     **ORGANISMS,
+    **EDGES,
     **TRACES,
-    **_LATER,
+    "patches": PATCHES,
 }
 """All views by name, each with its columns in order."""
 

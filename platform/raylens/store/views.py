@@ -22,10 +22,13 @@ from raylens.store.audit_listing import view_files
 from raylens.store.audit_organisms import KEY, organism_table
 from raylens.store.audit_paths import ROWS
 from raylens.store.commits import REMEDY
+from raylens.store.edges import KEY as EDGE_KEY
+from raylens.store.edges import edge_table
 from raylens.store.findings import FindingKind, findings_in
 from raylens.store.label_cache import LABEL_TABLES, LabelTable, label_files
 from raylens.store.labels import Labels, Words, as_explanations, tables
 from raylens.store.manifest import Manifest
+from raylens.store.patches import Patches, patch_table
 from raylens.store.trace_log import FOLDER as TRACE_FOLDER
 from raylens.store.trace_views import LOG, LOG_COLUMNS, QUERIES, TRACES, log_files
 from raylens.store.view_schemas import (
@@ -33,9 +36,11 @@ from raylens.store.view_schemas import (
     BY_CACHE,
     BY_SAE,
     CACHES,
+    EDGES,
     ELSEWHERE,
     FINDINGS,
     ORGANISMS,
+    PATCHES,
     PEOPLE,
     RUNS,
     VIEWS,
@@ -62,7 +67,7 @@ _LATEST: Final[Mapping[str, Sequence[str]]] = {
 """What makes two rows the same figure; the view has the one of the last run."""
 _ONCE: Final = ("model", "source", "index", "digest")
 """What makes two labels from elsewhere one: a file that small ones were rolled into may stand beside them."""
-_BESIDE_CACHES: Final = frozenset({*ELSEWHERE, *AUDITS, *ORGANISMS, *TRACES, LOG})
+_BESIDE_CACHES: Final = frozenset({*ELSEWHERE, *AUDITS, *ORGANISMS, *EDGES, *TRACES, LOG})
 """Tables in files that no manifest of a cache lists."""
 _BY_PEOPLE: Final = "explanations by people"
 
@@ -102,13 +107,15 @@ def connect(
     if not workspace.files.local:
         connection.register_filesystem(workspace.files.fs)
     wanted = set(VIEWS if only is None else only)
-    manifests = _manifests(workspace) if wanted - {"runs", *PEOPLE, *_BESIDE_CACHES} else {}
+    manifests = _manifests(workspace) if wanted - {"runs", "patches", *PEOPLE, *_BESIDE_CACHES} else {}
     words = Labels(workspace).read() if wanted & {*PEOPLE, "explanations"} else Words()
     by_people = tables(words, PEOPLE)
     paths: list[str] = _make_view(connection, workspace, LOG, ()) if wanted & TRACES.keys() else []
     for name in sorted(wanted):
         if name in PEOPLE:
             _make_table(connection, name, by_people[name])
+        elif name == "patches":
+            _make_table(connection, name, patch_table(Patches(workspace).sessions().values(), PATCHES))
         elif name == "runs":
             _make_table(connection, name, _runs(workspace))
         elif name == "caches":
@@ -178,8 +185,9 @@ def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collectio
     if name in ELSEWHERE:
         same = ", ".join(map(_named, _ONCE))
         query = f"SELECT * FROM ({query}) QUALIFY row_number() OVER (PARTITION BY {same} ORDER BY fetched_at) = 1"
-    if name in ORGANISMS:
-        last = f"row_number() OVER (PARTITION BY {', '.join(KEY)} ORDER BY recorded_at DESC) = 1"
+    if name in ORGANISMS or name in EDGES:
+        same = ", ".join(KEY if name in ORGANISMS else EDGE_KEY)
+        last = f"row_number() OVER (PARTITION BY {same} ORDER BY recorded_at DESC) = 1"
         query = f"SELECT * FROM ({query}) QUALIFY {last}"
     connection.execute(f"CREATE VIEW {_named(name)} AS {query}")
 
@@ -253,7 +261,7 @@ def _found(workspace: Workspace, name: FindingKind) -> Iterator[tuple[dict[str, 
 
 
 def _beside_caches(workspace: Workspace, name: str) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Labels from elsewhere, finished audits, organisms, the log of traces: all files of such a table together."""
+    """Labels from elsewhere, finished audits, organisms, edges, the log of traces: all files of a table together."""
     table: LabelTable | None = next((one for one in LABEL_TABLES if one == name), None)
     if table is not None:
         paths = label_files(workspace.files, table)
@@ -262,7 +270,7 @@ def _beside_caches(workspace: Workspace, name: str) -> Iterator[tuple[dict[str, 
     elif name == LOG:
         paths = log_files(workspace.files)
     else:
-        paths = organism_table(workspace.files).paths()
+        paths = (organism_table if name in ORGANISMS else edge_table)(workspace.files).paths()
     if paths:
         yield {}, paths
 
