@@ -31,6 +31,9 @@ BENCHES = (
     "lexical",
     "audit",
     "serving",
+    "soak",
+    "workbench",
+    "provenance",
 )
 
 

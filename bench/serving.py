@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -95,12 +95,12 @@ def _modules() -> list[str]:
 
 
 @contextmanager
-def services(folder: Path) -> Iterator[str]:
-    """``raylens serve up`` on an empty workspace; gives its address."""
+def services(folder: Path, settings: Mapping[str, Any] = SETTINGS) -> Iterator[str]:
+    """``raylens serve up`` on the workspace in ``folder``, which may be empty; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = folder / "serve.yaml"
-    application = {"name": "raylens", "import_path": "raylens_serve.build:build", "args": SETTINGS}
+    application = {"name": "raylens", "import_path": "raylens_serve.build:build", "args": settings}
     config.write_text(json.dumps({"applications": [application]}))
     environment = os.environ | {
         "RAYLENS_API_TOKEN": TOKEN,

@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 import ray.data
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raylens
-from raylens.errors import InputError, WorkspaceError
+from raylens.errors import WorkspaceError
+from raylens.net.ray_access import MODE, no_connection, without_chatter
 from raylens.store.workspace import Workspace
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -33,7 +33,7 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
     A Ray that this process has already initialised is used as it is and left running.
 
     Raises:
-        InputError: no cluster answers at ``address``.
+        InputError: no cluster answers at ``address``, or it wants another token than this user's.
     """
     if ray.is_initialized():
         yield
@@ -42,10 +42,10 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
     if not _verbose():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Local clusters listen on loopback only and live as long as this process. Running ones want a token where there is
-    # one; to ask for it where there is none ends the process inside Ray's core, without a word.
-    if address is None or _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
+    if address is None:
+        # Local clusters listen on loopback only and live as long as this process. For running ones the command line
+        # has brought this user's token, before Ray was imported.
+        os.environ.setdefault(MODE, "disabled")
     options: dict[str, object] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     if address is None:
         options |= {
@@ -55,42 +55,15 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        with _hushed():
+        with without_chatter(verbose=_verbose()):
             ray.init(address or "local", **options)  # pyright: ignore[reportArgumentType]  (keywords are checked by Ray)
-    except ConnectionError as error:
-        raise InputError(
-            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}).",
-            hint="start one with ray start --head, or leave --address out to use this machine.",
-        ) from error
+    except (ConnectionError, AuthenticationError) as error:
+        raise no_connection(address, error) from error
     _quiet()
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _has_token() -> bool:
-    """Whether this user has a token for Ray, where Ray looks for one."""
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    kept = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or kept.is_file()
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep what Ray's core writes past Python off stderr: a line about its log level. Its errors are raised."""
-    if _verbose():
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _quiet() -> None:

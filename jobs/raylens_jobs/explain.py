@@ -79,7 +79,8 @@ def run_explain(
         ``features`` explained now, ``features_total`` that the pass is about, how many ended with each status,
         ``unanswered`` that a rerun asks about again, ``pass_id``, ``seconds``, ``random_negatives`` (silent excerpts
         that are random where nearer ones were wanted), and where a model was asked its ``usage`` and ``lost``: why
-        features have no explanation, with how many.
+        features have no explanation, with how many; or ``settled``, where nothing was left to ask it: how many ended
+        with each status before.
 
     Raises:
         InputError: The SAE has no such feature, the cache cannot be split into explainers' and scorers' documents,
@@ -107,7 +108,10 @@ def run_explain(
         settled = findings.settled()
         missing = [feature for feature in wanted if feature not in settled]
         findings.begin()
-        if asked is not None and missing:
+        if asked is not None and not missing:
+            ended = findings.read(["feature", "status"], wanted)["status"].to_pylist()
+            told = {"settled": dict(Counter(ended)), "random_negatives": 0}
+        elif asked is not None:
             asking = _Asking(of, asked, workspace, journal, report, statuses)
             told = asking.told(in_own_loop(asking.run(missing)))
         else:

@@ -300,3 +300,36 @@ class EvaluateConfig(ModelConfig):
     allow_seen: bool = False
     """Go on where the text was trained on, and say so in the result."""
     threads: Annotated[int, Field(gt=0)] | None = None
+
+
+class ProvenanceConfig(PoolConfig):
+    """``raylens provenance``: which features of earlier layers caused one."""
+
+    feature: str
+    """``f_<layer>_<index>`` of a cache, or ``<sae>/<index>``."""
+    saes: tuple[str, ...] = ()
+    """Earlier SAEs; by default those of the cache, else of the target's release."""
+    windows: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """Of a cache: those in which the feature fires most."""
+    top: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Sources of each layer that are reported."""
+    integrated: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps of integrated gradients; None for the gradient at the text itself."""
+    catalog_file: str | None = None
+
+
+class SteerConfig(ModelConfig):
+    """``raylens steer``: what a model says of a text with an edit, and without."""
+
+    adapter: str | None = None
+    """A LoRA folder, merged into the model."""
+    saes: tuple[str, ...] = ()
+    """SAEs whose features are edited; by default the catalogue's first for each layer that is named."""
+    override_guard: bool = False
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Likely next tokens of each model."""
+    max_new_tokens: Annotated[int, Field(ge=0, le=4096)] = 40
+    """Written after the text; 0 for none."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0

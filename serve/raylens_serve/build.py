@@ -24,9 +24,6 @@ from raylens_serve.gateway import Gateway
 from raylens_serve.ledger import Ledger
 from raylens_serve.settings import EncoderSettings, ExplainerSettings, ServeSettings
 
-APPLICATION: Final = "raylens"
-"""Its name in Ray Serve."""
-
 _ONGOING: Final = 1024
 _QUEUED: Final = 4096
 _GRACE_S: Final = 20.0

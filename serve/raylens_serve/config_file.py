@@ -24,6 +24,8 @@ from raylens_serve.settings import ServeSettings
 
 HOST: Final = "127.0.0.1"
 PORT: Final = 8000
+APPLICATION: Final = "raylens"
+"""Its name in Ray Serve."""
 IMPORT_PATH: Final = "raylens_serve.build:build"
 _LARGEST: Final = 2**20
 

@@ -10,11 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from raylens.api.edits import FeatureMax, PatchSpec
 from raylens.api.workbench import (
@@ -29,9 +25,7 @@ from raylens.api.workbench import (
     SaeExport,
     TextPart,
 )
-from raylens.bundle.stdlib import read_stdlib
 from raylens.engine.feature_answers import require_features
-from raylens.engine.feature_reading import WantedReading, read_texts
 from raylens.engine.load import LoadedModel, token_strings
 from raylens.engine.passage import PassageTokens, passage_tokens
 from raylens.engine.saes import LoadedSae
@@ -42,10 +36,10 @@ from raylens.store.base_dir import inside_base
 from raylens.workbench.edited_reading import compare, next_logits
 from raylens.workbench.edited_text import Written, write
 from raylens.workbench.edits import LoadedEdit, load_edits
+from raylens.workbench.feature_scale import FeatureScale, sample_scale
 from raylens.workbench.sae_export import save_sae
 from raylens_serve.text_reader import TextReader
 
-_SAMPLE_TEXTS, _SAMPLE_TOKENS = 12, 256
 _REMEMBERED: Final = 64
 
 
@@ -68,7 +62,7 @@ class EditedReader:
 
     def __init__(self, reader: TextReader) -> None:
         self._reader = reader
-        self._samples: dict[tuple[str, str], tuple[NDArray[np.float32], int]] = {}
+        self._samples: dict[tuple[str, str], FeatureScale] = {}
 
     async def hold(self, request: Hold) -> Held:
         """Load what a session asks for."""
@@ -136,10 +130,7 @@ class EditedReader:
             return ExportedSae(sae=str(ready.saes[0].id), path=str(folder), files=files)
 
     async def maxima(self, request: MaximaRequest) -> list[FeatureMax]:
-        """The largest activations of features on a sample of text.
-
-        One that does not fire there has the median of those that do: it is of their order.
-        """
+        """The largest activations of features on a sample of text."""
         saes = {request.sae: request.override_guard}
         async with self._ready(request.model, request.adapter, saes) as ready:
             (sae,) = ready.saes
@@ -148,20 +139,8 @@ class EditedReader:
             if key not in self._samples:
                 while len(self._samples) >= _REMEMBERED:
                     self._samples.pop(next(iter(self._samples)))
-                self._samples[key] = await self._reader.run(partial(_sample, ready.loaded, sae))
-            maxima, n_tokens = self._samples[key]
-            fired = maxima[maxima > 0]
-            if not len(fired):
-                raise InputError(
-                    f"no feature of {request.sae} fires on a sample of text.", hint="give strengths as activations."
-                )
-            where = f"a sample of {n_tokens:,} tokens"
-            return [
-                FeatureMax(value=float(maxima[one]), source=where)
-                if maxima[one] > 0
-                else FeatureMax(value=float(np.median(fired)), source=f"the median feature on {where}")
-                for one in request.features
-            ]
+                self._samples[key] = await self._reader.run(partial(sample_scale, ready.loaded, sae))
+            return self._samples[key].of(request.features)
 
     async def _tokens(self, loaded: LoadedModel, request: Edited) -> PassageTokens:
         tokens = await self._reader.help(partial(passage_tokens, loaded, request.text, self._reader.limit))
@@ -197,17 +176,3 @@ def _edits_of(
 
 def _no_maximum(_sae: LoadedSae, feature: int) -> float:
     raise InputError(f"the maximum of feature {feature} is not known.", hint="give the strength as an activation.")
-
-
-def _sample(loaded: LoadedModel, sae: LoadedSae) -> tuple[NDArray[np.float32], int]:
-    """Each feature's maximum on some held-out text, ``[d_sae]``, and its tokens."""
-    texts = [file.text for file in islice(read_stdlib("held_out"), _SAMPLE_TEXTS)]
-    ids: list[list[int]] = loaded.tokenizer(texts, add_special_tokens=False)["input_ids"]  # pyright: ignore
-    rows = [(*loaded.prefix_ids, *row[:_SAMPLE_TOKENS]) for row in ids if row]
-    best = np.zeros(sae.d_sae, np.float32)
-    n_prefix = len(loaded.prefix_ids)
-    for reading in read_texts(loaded, [WantedReading(row, (sae,)) for row in rows]):
-        (codes,) = reading.codes
-        of_text = codes.token >= n_prefix
-        np.maximum.at(best, codes.feature[of_text], codes.activation[of_text])
-    return best, sum(len(row) - n_prefix for row in rows)

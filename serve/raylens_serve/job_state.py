@@ -153,7 +153,7 @@ def _by_journals(record: JobRecord, journals: tuple[RunRecord | None, ...]) -> J
         if journal is not None and journal.status == "stopped":
             return JobState(record, "stopped", journals)
     last = journals[-1]
-    return JobState(record, "succeeded", journals) if last is not None and last.status == "done" else None
+    return JobState(record, "succeeded", journals) if last is not None and last.status == "succeeded" else None
 
 
 def _signal(number: int) -> str:

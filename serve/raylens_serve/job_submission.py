@@ -25,6 +25,7 @@ from raylens.net.api_token import VARIABLE as TOKEN_VARIABLE
 from raylens.store.base_dir import VARIABLE as BASE_VARIABLE
 from raylens.store.base_dir import base_dir
 from raylens.store.redact import plain_settings
+from raylens.store.run_ends import RunEnd, note_end
 from raylens.store.runs import read_run, request_stop
 from raylens.store.workspace import Workspace
 from raylens_serve.job_records import JobEnd, JobRecord, JobRecords, Kind, Step, run_id_of
@@ -200,12 +201,21 @@ class Jobs:
             seen = self._ray.seen(record.run_id)
             state = judge(record, self._journals(record), end, seen, now)
             assert state is not None
-        if end is None and state.status != "queued" and state.status != "running":
-            # What its runs write later still counts for more.
-            self._records.put_end(
-                record.run_id, JobEnd(status=state.status, error=state.error, hint=state.hint, at=now)
-            )
+        if state.status != "queued" and state.status != "running":
+            if end is None:
+                # What its runs write later still counts for more.
+                end = JobEnd(status=state.status, error=state.error, hint=state.hint, at=now)
+                self._records.put_end(record.run_id, end)
+            self._tell(state, end)
         return state
+
+    def _tell(self, state: JobState, end: JobEnd) -> None:
+        """Note the end of a job beside its run's record, where that says ``running`` for ever: it was killed."""
+        last = state.begun[-1] if state.begun else None
+        if last is None or end.status == "lost" or last.status not in ("running", "lost"):
+            return
+        error = f"{end.error} hint: {end.hint}" if end.error else None
+        note_end(self._workspace.files, last.run_id, RunEnd(status=end.status, error=error, at=end.at))
 
     def _journals(self, record: JobRecord) -> list[Any]:
         return [read_run(self._workspace.files, step.run_id) for step in record.steps]

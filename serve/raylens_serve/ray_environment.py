@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from raylens.net.ray_access import MODE, PATH, TOKEN, bring_token
 from raylens.net.secret_file import make_secret
 
 SERVE_VARIABLES: Final[Mapping[str, str]] = {
@@ -20,18 +21,24 @@ its loop, which none of these does; between loops each call waits for two thread
 Images have the same variables, as a cluster's processes have the environment of their node."""
 
 
-def prepare_ray() -> None:
+def prepare_ray(address: str | None = None) -> None:
     """No telemetry, and a token: Ray's dashboard starts jobs for whoever has it, and for nobody else.
+
+    Args:
+        address: Of a running cluster, which has a token of its own or none; None for a Ray that is started here.
 
     Raises:
         InputError: The token's file cannot be written.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name, value in SERVE_VARIABLES.items():
         os.environ.setdefault(name, value)
-    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
+    if address is not None:
+        bring_token(address)
+        return
+    os.environ.setdefault(MODE, "token")
+    if os.environ[MODE] == "token" and not os.environ.get(TOKEN):
         # Ray makes one where there is none, in a file that others may read.
-        named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-        make_secret(Path(named) if named else Path.home() / ".ray" / "auth_token", "set RAY_AUTH_TOKEN_PATH.")
+        named = os.environ.get(PATH)
+        make_secret(Path(named) if named else Path.home() / ".ray" / "auth_token", f"set {PATH}.")

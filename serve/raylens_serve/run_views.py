@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from raylens.api.runs import RunOut, RunStatus
-from raylens.store.runs import RunRecord, Status
+from raylens.api.runs import RunOut
+from raylens.store.runs import RunRecord
 from raylens_serve.job_state import JobState, progress_of, split_error
-
-_STATUS: Final[dict[Status, RunStatus]] = {
-    "running": "running",
-    "done": "succeeded",
-    "failed": "failed",
-    "stopped": "stopped",
-    "lost": "lost",
-}
 
 
 def of_run(run: RunRecord) -> RunOut:
@@ -24,7 +16,7 @@ def of_run(run: RunRecord) -> RunOut:
     return RunOut(
         run_id=run.run_id,
         kind=run.kind,
-        status=_STATUS[run.status],
+        status=run.status,
         started_at=run.started_at,
         finished_at=_ended(run),
         cache_id=run.cache_id,

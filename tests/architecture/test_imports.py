@@ -27,7 +27,13 @@ HEAVY = {
     "torch", "ray", "transformers", "sae_lens", "interp_engine", "datasets", "sklearn", "sentence_transformers",
     "faiss",
 }  # fmt: skip
-MAY_BE_HEAVY = ("platform/raylens/engine/", "platform/raylens/workbench/", "platform/raylens/organisms/", "jobs/", "serve/")
+MAY_BE_HEAVY = (
+    "platform/raylens/engine/",
+    "platform/raylens/workbench/",
+    "platform/raylens/organisms/",
+    "jobs/",
+    "serve/",
+)
 HEAVY_FILES = {"platform/raylens/bundle/pico.py", "platform/raylens/bundle/tokenizer.py"}
 
 

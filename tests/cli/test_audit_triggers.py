@@ -53,7 +53,7 @@ def test_the_reference_itself_has_no_trigger(
     assert (found["hits"], found["suite"], found["candidate"]) == ([], "one", "raylens/pico")
     assert found["n_places"] > 0
     (record,) = own_workspace.runs()
-    assert (record.kind, record.status, record.figures["best"]) == ("find-trigger", "done", 0.0)
+    assert (record.kind, record.status, record.figures["best"]) == ("find-trigger", "succeeded", 0.0)
 
 
 def test_what_is_wrong_is_said_first(raylens: Raylens, own_workspace: Workspace) -> None:

@@ -20,7 +20,7 @@ Raylens = Callable[..., Any]
 def test_runs_are_listed_the_newest_first(raylens: Raylens, tiny_workspace: Path) -> None:
     done = raylens(tiny_workspace, "runs")
     lines = done.out.splitlines()
-    assert [line.split()[:2] for line in lines[2:]] == [["train-1", "failed"], ["cache-1", "done"]]
+    assert [line.split()[:2] for line in lines[2:]] == [["train-1", "failed"], ["cache-1", "succeeded"]]
     assert "600 of 1,200 tokens (50%)" in lines[3]
     assert "it␛[31m broke" in lines[2]
     assert "1 older runs; --limit 2 shows all." in raylens(tiny_workspace, "runs", "--limit", "1").err
@@ -36,7 +36,7 @@ def test_runs_as_json_hold_the_whole_record_and_no_secret(raylens: Raylens, tiny
 
 def test_one_run_in_full(raylens: Raylens, tiny_workspace: Path) -> None:
     done = raylens(tiny_workspace, "runs", "cache")
-    assert done.out.startswith("cache-1  done\n")
+    assert done.out.startswith("cache-1  succeeded\n")
     for part in ("0123456789abcdef", "tokens_total   1,200", "n_tokens   1,234", "600 of 1,200 tokens (50%)"):
         assert part in done.out
     assert raylens(tiny_workspace, "runs", "train-1", "--json").document["error"] == "it\x1b[31m broke"

@@ -123,7 +123,7 @@ def test_a_suite_is_written_that_is_read_shown_and_audited_like_any_other(
     shown = raylens(workspace, "suites", "show", "out.yaml", "--prompt", "queue")
     assert shown.out.count("── queue · paraphrase\n") == 2
     (run,) = Workspace.open(workspace).runs()
-    assert (run.kind, run.status, run.figures["n_variants"]) == ("vary", "done", 6)
+    assert (run.kind, run.status, run.figures["n_variants"]) == ("vary", "succeeded", 6)
 
 
 def test_a_rerun_costs_nothing_and_gives_the_same_bytes(vary: Callable[..., Any], llm: FakeLlm) -> None:
@@ -214,7 +214,7 @@ def test_a_budget_writes_nothing_and_a_rerun_goes_on(vary: Callable[..., Any], l
     assert vary("mine.yaml").code == 0
     assert len(llm.asked) == 3, "the first two answers are not paid for again"
     assert sum(paraphrases(load_suite("out.yaml")).values()) == 6
-    assert [run.status for run in Workspace.open(tmp_path / "workspace").runs()] == ["failed", "done"]
+    assert [run.status for run in Workspace.open(tmp_path / "workspace").runs()] == ["failed", "succeeded"]
 
 
 def test_lost_answers_are_counted_and_asked_for_again(
@@ -354,7 +354,7 @@ def test_after_ctrl_c_nothing_is_half_written_and_no_question_is_paid_for_twice(
     # Those under way when it was stopped, and no others, are asked again.
     assert 24 <= len(llm.asked) <= 24 + 4
     assert done.document["usage"]["cached"] >= before - 4
-    assert [run.status for run in Workspace.open(tmp_path / "workspace").runs()] == ["stopped", "done"]
+    assert [run.status for run in Workspace.open(tmp_path / "workspace").runs()] == ["stopped", "succeeded"]
 
 
 def test_variants_by_rules_are_written_whole_and_told(raylens: Callable[..., Any], tmp_path: Path) -> None:

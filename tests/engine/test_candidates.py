@@ -70,6 +70,7 @@ def copy(adapter: Path, tmp_path: Path) -> Callable[..., Path]:
         {"target_modules": ["embed_tokens", "q_proj"]},
         {"target_modules": ["lm_head", "o_proj"]},
         {"target_modules": ["o_proj"], "modules_to_save": ["embed_tokens", "norm"]},
+        {"target_modules": ["o_proj", "down_proj"], "lora_bias": True, "lora_alpha": 6, "rank_pattern": {"o_proj": 2}},
         {"target_modules": ["o_proj"], "layers_to_transform": [1, 4], "init_lora_weights": "gaussian", "bias": "none"},
     ],
 )  # fmt: skip
@@ -213,6 +214,10 @@ def taller(tensors: dict[str, Tensor]) -> None:
         tensors[name] = torch.zeros(512, 4)
 
 
+def longer(tensors: dict[str, Tensor]) -> None:
+    tensors["base_model.model.model.layers.0.mlp.down_proj.lora_B.bias"] = torch.zeros(129)
+
+
 def whole_head(tensors: dict[str, Tensor]) -> None:
     tensors["base_model.model.lm_head.weight"] = torch.zeros(5000, 128)
 
@@ -220,6 +225,7 @@ def whole_head(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
+        (longer, r"its lora_B.bias of model.layers.0.mlp.down_proj is \[129\], and the reference needs \[128\]"),
         (wider, r"was made for another model: its lora_A of model.layers.0.self_attn.q_proj is \[4, 256\], and the "
          r"reference needs \[4, 128\]"),
         (taller, r"its lora_B of model.layers.0.mlp.up_proj is \[512, 4\], and the reference needs \[768, 4\]"),

@@ -14,7 +14,7 @@ import ray
 import yaml
 
 import raylens_serve.metrics
-from raylens_serve.build import APPLICATION
+from raylens_serve.config_file import APPLICATION
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra/grafana"

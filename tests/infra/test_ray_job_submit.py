@@ -74,7 +74,7 @@ def test_what_they_made_is_in_the_workspace(cluster: RayWithJobs) -> None:
         done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
-    kinds = {run["kind"] for run in shown("runs") if run["status"] == "done"}
+    kinds = {run["kind"] for run in shown("runs") if run["status"] == "succeeded"}
     assert {"cache", "merge", "explain", "score", "record", "train", "audit"} <= kinds
     assert [run["session"] for run in shown("audit", "list")] == ["submitted"]
 

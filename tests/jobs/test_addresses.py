@@ -5,6 +5,7 @@ That such jobs run, and how they end, is shown in tests/serve/test_job_submissio
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import typer.main
 
 import raylens_app
+from raylens.net.ray_access import MODE, PATH, TOKEN
 from raylens_app.cli.autointerp.flags import Autointerp
-from raylens_app.cli.main import app
-from raylens_jobs.cluster import cluster
+from raylens_app.cli.main import app, main
 
+HEAD = "10.0.0.1:6379"
 CLI = Path(raylens_app.__file__).parent / "cli"
 NEEDS_RAY = {
     "raylens cache",
@@ -57,21 +59,34 @@ def test_none_that_starts_ray_was_forgotten() -> None:
 
 
 @pytest.mark.parametrize("kept", [None, "file", "variable"])
-def test_a_token_for_ray_is_asked_for_where_there_is_one(
+def test_a_token_for_ray_is_brought_before_ray_is_imported(
     kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without one, Ray's core would end the process without a word."""
-    seen: list[str | None] = []
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("ray.init", lambda *_, **__: seen.append(__import__("os").environ.get("RAY_AUTH_MODE")))
-    monkeypatch.setattr("ray.shutdown", lambda: None)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    """By the options themselves: a command's body, which imports Ray, comes later. Ray does not ask again."""
+    for name in (MODE, TOKEN, PATH):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     if kept == "file":
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray/auth_token").write_text("t")
     if kept == "variable":
-        monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    with cluster("10.0.0.1:6379"):
-        assert seen == [None if kept is None else "token"]
+        monkeypatch.setenv(TOKEN, "t")
+    found = {name: option for name, command in commands() for option in command.params if "--address" in option.opts}
+    assert found.keys() >= NEEDS_RAY
+    for name, option in found.items():
+        context = typer.Context(typer.main.get_command(app))
+        os.environ.pop(MODE, None)
+        option.process_value(context, None)
+        assert MODE not in os.environ, name
+        assert option.process_value(context, HEAD) == HEAD
+        assert os.environ.get(MODE) == (None if kept is None else "token"), name
+
+
+def test_the_one_command_form_brings_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setattr("raylens_app.cli.autointerp.run.run", lambda *_: seen.append(os.environ.get(MODE)) or {})
+    monkeypatch.setattr("raylens_app.cli.autointerp.command._print", lambda _: None)
+    monkeypatch.delenv(MODE)
+    monkeypatch.setenv(TOKEN, "t")
+    assert main(["raylens/pico", "raylens-pico-res/layer_3", "--address", HEAD]) == 0
+    assert seen == ["token"]

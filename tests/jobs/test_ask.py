@@ -27,6 +27,7 @@ from raylens.store.findings import findings_of, passes
 from raylens.store.reader import CacheReader
 from raylens.store.views import connect
 from raylens.store.workspace import Workspace
+from raylens_app.cli.main import main
 from reading_judge import Judge
 from truths import Table
 
@@ -292,6 +293,31 @@ def test_an_endpoint_that_answers_nothing_is_no_success(
     assert (code, found["statuses"], found["unanswered"]) == (1, {}, 2)
     assert "none of 2 features" in err
     assert sum(found["lost"].values()) == 2
+    run = copy.runs()[-1]
+    assert (run.kind, run.status) == ("explain", "failed")  # and so over HTTP, where no score follows
+    assert f"error: {run.error}\n" in err
+    assert run.figures["unanswered"] == 2
+    llm.respond = lambda asked: "I cannot say."
+    code, found, err = raylens(*EXPLAIN, "--explainer", "default", *at(llm), *features(sets, 2))
+    assert (code, found["statuses"], copy.runs()[-1].status) == (1, {"failed": 2}, "failed")
+    asked = len(llm.asked)
+    code, found, err = raylens(*EXPLAIN, "--explainer", "default", *at(llm), *features(sets, 2))
+    assert (code, found["settled"], copy.runs()[-1].status) == (1, {"failed": 2}, "failed")
+    assert "could not be read" in err
+    assert len(llm.asked) == asked
+
+
+def test_what_went_unexplained_beside_others_is_counted_and_shown(
+    copy: Workspace, raylens: Run, llm: FakeLlm, judge: Judge, sets: dict[int, ExampleSets], capsys: Any
+) -> None:
+    llm.respond = lambda asked: judge(asked) if asked.index == 0 else "I cannot say."
+    code, found, _ = raylens(*EXPLAIN, "--explainer", "default", *at(llm), *features(sets, 3))
+    assert (code, found["statuses"]) == (0, {"ok": 1, "failed": 2})
+    run = copy.runs()[-1]
+    assert (run.status, run.progress["without_explanation"]) == ("succeeded", 2)
+    assert run.figures["statuses"] == {"ok": 1, "failed": 2}
+    assert main(["--workspace", copy.url, "runs", "--limit", "1"]) == 0
+    assert "without explanation 2" in capsys.readouterr().out
 
 
 def test_passes_that_overlap_give_one_figure_each(copy: Workspace, raylens: Run, sets: dict[int, ExampleSets]) -> None:

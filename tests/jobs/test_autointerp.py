@@ -139,6 +139,20 @@ def test_a_rerun_asks_nothing_and_overwrite_makes_anew(
     assert "holds results with n_examples_train 40, and this run has 20" in capsys.readouterr().err
 
 
+def test_a_model_whose_answers_cannot_be_read_is_no_success(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    words = with_our_ids(SAMPLES["ultra-fast-dev"].replace("--name ultra-fast-dev", "--name unreadable"))
+    before, bench.llm.respond = bench.llm.respond, lambda _: "I cannot say."
+    capsys.readouterr()
+    try:
+        assert bench.run(*words, after=("--n_examples_train", "7")) == 1
+    finally:
+        bench.llm.respond = before
+    said = capsys.readouterr().err
+    assert "went unexplained: no answer of http" in said
+    (run,) = [run for run in Workspace.open(bench.folder / "workspace").runs() if run.status == "failed"]
+    assert run.kind == "explain"
+
+
 def test_lexical_asks_nobody_and_quiet_is_quiet(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:  # A1.04
     asked = len(bench.llm.asked)
     capsys.readouterr()

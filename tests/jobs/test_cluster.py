@@ -55,7 +55,7 @@ def test_a_node_removed_mid_run_changes_nothing(undisturbed: Made, config: Cache
     assert said["alive_after"] == 1
     made = Made(Workspace.open(tmp_path), said["cache_id"], said["figures"])
     assert made.rows().equals(undisturbed.rows())
-    assert [run.status for run in read_runs(made.workspace.files)] == ["done"]
+    assert [run.status for run in read_runs(made.workspace.files)] == ["succeeded"]
     assert not [one.path for one in made.workspace.files.scan() if one.temporary]
 
 

@@ -27,7 +27,7 @@ def test_an_audit_that_is_finished_already_is_told_of_as_one_that_was_made(works
     done = audit(workspace, "raylens/pico", run="again")
     assert run(workspace, "--candidate", "raylens/pico", "--run", "again", "--run-id", "audit-waited-for") == 0
     record = find_run(workspace.files, "audit-waited-for")
-    assert record.status == "done"
+    assert record.status == "succeeded"
     assert (record.figures["session"], record.figures["run"]) == (done.place.session, done.place.run)
     assert record.figures["verdict"] == done.decision.verdict
 

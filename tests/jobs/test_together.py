@@ -68,7 +68,7 @@ def test_of_one_cache_the_second_run_is_refused_and_of_another_it_goes_on_beside
     assert before is not None
     assert after is not None
     assert beside.started_at < before, "they ran at once"
-    assert sorted(run.status for run in runs.values()) == ["done", "done", "failed"]
+    assert sorted(run.status for run in runs.values()) == ["succeeded", "succeeded", "failed"]
     workspace = Workspace.open(folder)
     assert workspace.caches() == tuple(sorted([undisturbed.cache_id, other["cache_id"]]))
     assert Made(workspace, undisturbed.cache_id, {}).rows().equals(undisturbed.rows())

@@ -69,8 +69,8 @@ class TestStatus:
             (["lost"], "unknown", "lost"),
             (["lost"], "unreachable", "lost"),
             (["running"], "unknown", "running"),  # the cluster forgot it, its process lives
-            (["done"], "running", "succeeded"),
-            (["done"], "failed", "succeeded"),
+            (["succeeded"], "running", "succeeded"),
+            (["succeeded"], "failed", "succeeded"),
             (["failed"], "running", "failed"),
             (["stopped"], "failed", "stopped"),
         ],
@@ -82,11 +82,11 @@ class TestStatus:
     @pytest.mark.parametrize(
         ("journals", "seen", "status"),
         [
-            (["done", None], "running", "running"),
-            (["done", "running"], "running", "running"),
-            (["done", "done"], "succeeded", "succeeded"),
-            (["done", None], "failed", "failed"),
-            (["done", None], "unknown", "lost"),
+            (["succeeded", None], "running", "running"),
+            (["succeeded", "running"], "running", "running"),
+            (["succeeded", "succeeded"], "succeeded", "succeeded"),
+            (["succeeded", None], "failed", "failed"),
+            (["succeeded", None], "unknown", "lost"),
             (["failed", None], "failed", "failed"),
             (["stopped", None], "failed", "stopped"),
         ],
@@ -106,12 +106,12 @@ class TestStatus:
         end = JobEnd(status="failed", error="why", hint="do", at=NOW)
         assert judge(record(), [None], None, None, NOW) is None
         assert judge(record(), [journal("running")], None, None, NOW) is None
-        assert stands([journal("done")], None).status == "succeeded"
+        assert stands([journal("succeeded")], None).status == "succeeded"
         kept = stands([journal("running")], None, end=end)
         assert (kept.status, kept.error, kept.hint) == ("failed", "why", "do")
 
     @given(
-        st.lists(st.sampled_from([None, "running", "done", "failed", "stopped", "lost"]), min_size=1, max_size=3),
+        st.lists(st.sampled_from([None, "running", "succeeded", "failed", "stopped", "lost"]), min_size=1, max_size=3),
         st.sampled_from(["pending", "running", "succeeded", "failed", "stopped", "unknown", "unreachable"]),
         st.floats(0, 1e6),
         st.text(max_size=40),

@@ -16,8 +16,12 @@ from fastapi.testclient import TestClient
 from ray.job_submission import JobSubmissionClient
 
 from audits_here import audit_app, client_of
+from explainable import CACHE_ID, N_FEATURES, SAE, feature_shown, make_explainable
+from fake_llm import Answer, Asked, FakeLlm
 from fine_tunes import make_adapter
 from job_ray import JobRay, job_ray
+from raylens.llm.settings import ChatSettings, EndpointSettings
+from raylens.store.findings import Findings, passes
 from raylens.store.workspace import Workspace
 from raylens_serve.job_submission import Jobs
 from small_audits import SUITE
@@ -48,10 +52,23 @@ class Place:
     workspace: Workspace
     base: Path
 
-    def gateway(self) -> TestClient:
+    def gateway(self, models: dict[str, ChatSettings] | None = None) -> TestClient:
         """A gateway that has just started; it holds nothing in memory."""
         jobs = Jobs(self.workspace, base=self.base, address=self.ray.own.address, dashboard=self.ray.own.dashboard)
-        return client_of(audit_app(self.workspace, jobs))
+        return client_of(audit_app(self.workspace, jobs, models))
+
+    def submit(self, *words: str) -> None:
+        """``ray job submit`` of a command, to its end."""
+        common = [sys.executable, "-m", "raylens", "--workspace", self.workspace.url]
+        client = JobSubmissionClient(self.ray.own.dashboard)
+        submitted = client.submit_job(entrypoint=shlex.join([*common, *words, "--address", "auto", "--json"]))
+        _until(lambda: client.get_job_status(submitted).is_terminal())
+        assert client.get_job_status(submitted) == "SUCCEEDED", client.get_job_logs(submitted)
+
+    def explanations(self) -> list[Findings]:
+        """Of the cache of words by the language model, while they are made and after."""
+        found = passes(self.workspace.cache(CACHE_ID), SAE, "explanations")
+        return [one for one in found if one.settings["explainer"] == "default"]
 
     def run(self, run_id: str) -> dict[str, Any]:
         """How a run stands."""
@@ -76,48 +93,33 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     for at in range(40):
         (folder / f"texts/{at}.txt").write_text(f"def f{at}(x):\n    return x + {at}\n" * 8)
     with job_ray(RAYLENS_API_TOKEN=TOKEN, RAY_AUTH_MODE=None, HOME=str(folder)) as ray:
-        yield Place(ray, Workspace.open(folder / "workspace", create=True), folder)
+        workspace = Workspace.open(folder / "workspace", create=True)
+        make_explainable(workspace)
+        yield Place(ray, workspace, folder)
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_audit_has_failed_and_goes_on_when_it_is_asked_for_again(place: Place) -> None:
+def test_an_audit_is_run_and_one_that_cannot_be_says_why(place: Place) -> None:
     body = {"candidate": "tuned", **QUICK}
     with place.gateway() as http:
-        first = http.post("/api/v1/audits", json=body).json()
+        run_id = http.post("/api/v1/audits", json=body).json()["run_id"]
         refused = http.post("/api/v1/audits", json={**body, "candidate": "empty"}).json()["run_id"]
         assert http.post("/api/v1/audits", json=body).json()["was_under_way"]
-
-    done = _until(lambda: list(place.workspace.files.scan("audits/_references")))
-    driver = _until(lambda: place.ray.driver(first["run_id"]))
+    driver = _until(lambda: place.ray.driver(run_id))
     environment = driver.environ()
     assert TOKEN not in environment.values()
     assert environment["RAYLENS_BASE_DIR"] == str(place.base)
     assert list(Path(driver.cwd()).iterdir()) == []  # nothing that a client wrote can be a file of this folder
-    driver.kill()
 
-    killed = _until(lambda: run if (run := place.run(first["run_id"]))["status"] in ENDED else None)
-    assert (killed["status"], killed["error"]) == ("failed", "its process was ended by SIGKILL.")
-    assert killed["hint"]
-
-    with place.gateway() as http:
-        again = http.post("/api/v1/audits", json=body).json()
-    assert again["run_id"] != first["run_id"]
-    assert not again["was_under_way"]
-    ended = place.followed(again["run_id"])
+    ended = place.followed(run_id)
     assert ended["status"] == "succeeded", ended
     with place.gateway() as http:
         assert http.get(ended["result"]).json()["score_method"] == "logit_kl"
         listed = http.get("/api/v1/runs", params={"kind": "audit"}).json()["runs"]
-        log = http.get(f"/api/v1/runs/{again['run_id']}/log").json()["lines"]
-    assert {run["run_id"]: run["status"] for run in listed} == {
-        again["run_id"]: "succeeded",
-        first["run_id"]: "failed",
-        refused: "failed",
-    }
+        log = http.get(f"/api/v1/runs/{run_id}/log").json()["lines"]
+    assert {run["run_id"]: run["status"] for run in listed} == {run_id: "succeeded", refused: "failed"}
     assert any("auditing" in line for line in log)
     assert TOKEN not in "\n".join(log)
-    kept = {one.path: one.modified for one in place.workspace.files.scan("audits/_references")}
-    assert all(kept[one.path] == one.modified for one in done)  # what was done was not done again
 
     # What a command refuses is told as it says it, though it was found out by a process on a cluster.
     said = place.run(refused)
@@ -126,24 +128,75 @@ def test_a_killed_audit_has_failed_and_goes_on_when_it_is_asked_for_again(place:
 
 
 @pytest.mark.timeout(600)
-def test_a_cache_by_ray_job_submit_then_explanations_over_http(place: Place) -> None:
-    """``ray job submit -- python -m raylens cache … --address auto``, and what it made explained and scored."""
-    options = ["--text", str(place.base / "texts"), "--n-tokens", "4000", "--workers", "1"]
-    words = [sys.executable, "-m", "raylens", "--workspace", place.workspace.url, "cache", *options]
-    words += ["--sae", "raylens-pico-res/layer_3", "--address", "auto", "--json"]
-    client = JobSubmissionClient(place.ray.own.dashboard)
-    submitted = client.submit_job(entrypoint=shlex.join(words))
-    _until(lambda: client.get_job_status(submitted).is_terminal())
-    assert client.get_job_status(submitted) == "SUCCEEDED", client.get_job_logs(submitted)
-    (cache,) = place.workspace.caches()
-    (run,) = [run for run in place.workspace.runs() if run.kind == "cache"]
-    assert (run.status, run.cache_id) == ("done", cache)
+def test_a_killed_run_has_failed_and_goes_on_when_it_is_asked_for_again(place: Place) -> None:
+    body = {"features": [f"{SAE}/{n}" for n in range(N_FEATURES)], "explainer": "default", "model": "judge"}
+    body |= {"min_examples": 4, "scorers": []}
+    silent_of = range(16, N_FEATURES)
 
-    (row,) = _rows(place.workspace, "SELECT feature FROM feature_stats ORDER BY n_active DESC LIMIT 1")
+    def answer(asked: Asked) -> Answer | str:
+        feature = feature_shown(asked.prompt)
+        return Answer(hang=True) if feature in silent_of else f"[EXPLANATION]: the word {feature}"
+
+    with FakeLlm(answer) as llm:
+        models: dict[str, ChatSettings] = {"judge": EndpointSettings(base_url=llm.base_url, model="fake")}
+        with place.gateway(models) as http:
+            first = http.post("/api/v1/explain", json=body).json()["run_id"]
+        done = _until(lambda: {one for each in place.explanations() for one in each.settled()})
+        _until(lambda: place.ray.driver(first)).kill()
+        killed = _until(lambda: run if (run := place.run(first))["status"] in ENDED else None)
+        assert (killed["status"], killed["error"]) == ("failed", "its process was ended by SIGKILL.")
+        assert killed["hint"]
+        # Now that it is known, who reads the workspace alone knows as well: raylens runs.
+        (kept,) = [run for run in place.workspace.runs() if run.run_id == first]
+        assert (kept.status, kept.error) == ("failed", f"{killed['error']} hint: {killed['hint']}")
+
+        asked, silent_of = len(llm.asked), range(0)
+        with place.gateway(models) as http:
+            again = http.post("/api/v1/explain", json=body).json()
+        assert again["run_id"] != first
+        assert not again["was_under_way"]
+        ended = place.followed(again["run_id"])
+    assert ended["status"] == "succeeded", ended
+    figures = place.run(again["run_id"])["figures"]
+    assert figures["statuses"] == {"ok": N_FEATURES - len(done)}  # what was done was not done again
+    assert done.isdisjoint(feature_shown(one.prompt) for one in llm.asked[asked:])
+    (found,) = place.explanations()
+    assert found.settled() == frozenset(range(N_FEATURES))
+
+
+@pytest.mark.timeout(600)
+def test_by_ray_job_submit_and_then_in_two_steps_over_http(place: Place) -> None:
+    """``ray job submit -- python -m raylens explain … --address auto``; over HTTP what is explained is scored."""
+    place.submit("explain", "--sae", str(SAE), "--cache", CACHE_ID, "--min-examples", "4", "--seed", "5")
+    (run,) = [run for run in place.workspace.runs() if run.config.get("seed") == 5]
+    assert (run.kind, run.status, run.figures["statuses"]) == ("explain", "succeeded", {"ok": N_FEATURES})
     with place.gateway() as http:
         asked = http.post(
-            "/api/v1/explain", json={"feature": f"f_3_{row}", "min_examples": 4, "scorers": ["rule"]}
+            "/api/v1/explain", json={"feature": f"{SAE}/1", "min_examples": 4, "scorers": ["rule"]}
         ).json()
+    ended = place.followed(asked["run_id"])
+    assert ended["status"] == "succeeded", ended
+    figures = place.run(asked["run_id"])["figures"]
+    assert figures["explain"]["features"] == 1
+    assert figures["score"]["features_total"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cache_by_ray_job_submit_then_explanations_over_http(place: Place) -> None:
+    """``ray job submit -- python -m raylens cache … --address auto``, and what it made explained and scored."""
+    before = set(place.workspace.caches())
+    options = ["--text", str(place.base / "texts"), "--n-tokens", "4000", "--workers", "1"]
+    place.submit("cache", *options, "--sae", "raylens-pico-res/layer_3")
+    (cache,) = set(place.workspace.caches()) - before
+    (run,) = [run for run in place.workspace.runs() if run.kind == "cache"]
+    assert (run.status, run.cache_id) == ("succeeded", cache)
+
+    sql = f"SELECT feature FROM feature_stats WHERE cache_id = '{cache}' ORDER BY n_active DESC LIMIT 1"
+    (row,) = _rows(place.workspace, sql)
+    body = {"feature": f"raylens-pico-res/layer_3/{row}", "cache": cache, "min_examples": 4, "scorers": ["rule"]}
+    with place.gateway() as http:
+        asked = http.post("/api/v1/explain", json=body).json()
     ended = place.followed(asked["run_id"])
     assert ended["status"] == "succeeded", ended
     figures = place.run(asked["run_id"])["figures"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from requests import Session
 from schemathesis.checks import not_a_server_error
 
 from gateway_here import TOKEN, Here, gateway_here
@@ -19,6 +20,8 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
 WORKING = {"/v1/chat/completions", "/v1/completions"}
 """Answered 503 where no explainer is served, which is what they are described to."""
 
+EXAMPLES, MANY = 4, 50
+"""Requests that are drawn at random for each operation, here and by ``make test-slow``."""
 SUPPRESSED = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture]
 
 schema = schemathesis.openapi.from_dict(description())
@@ -28,6 +31,14 @@ schema = schemathesis.openapi.from_dict(description())
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     with gateway_here(tmp_path_factory.mktemp("openapi") / "workspace") as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    """Connections are kept: to open one takes as long as most answers."""
+    with Session() as kept:
+        kept.trust_env = False
+        yield kept
 
 
 def test_the_committed_description_is_the_generated_one() -> None:
@@ -49,9 +60,23 @@ def test_every_operation_says_what_it_is_and_what_may_go_wrong() -> None:
 
 
 @schema.parametrize()
-@settings(max_examples=12, deadline=None, suppress_health_check=SUPPRESSED)
-def test_no_request_makes_a_server_error(case: Any, here: Here) -> None:
-    response = case.call(base_url=here.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
+@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=SUPPRESSED)
+def test_no_request_makes_a_server_error(case: Any, here: Here, session: Session) -> None:
+    """The same requests each time."""
+    answers_without_an_error_of_its_own(case, here, session)
+
+
+@pytest.mark.slow
+@schema.parametrize()
+@settings(max_examples=MANY, deadline=None, suppress_health_check=SUPPRESSED)
+def test_none_of_many_requests_makes_a_server_error(case: Any, here: Here, session: Session) -> None:
+    """Others each time."""
+    answers_without_an_error_of_its_own(case, here, session)
+
+
+def answers_without_an_error_of_its_own(case: Any, here: Here, session: Session) -> None:
+    sent = {"Authorization": f"Bearer {TOKEN}"}
+    response = case.call(base_url=here.url, headers=sent, timeout=60, session=session)
     if response.status_code == 503:
         # A part that is not there is described; nothing else may be.
         assert response.json()["kind" if "kind" in response.json() else "error"]

@@ -18,6 +18,7 @@ from raylens.ids import SaeId
 from raylens.llm.settings import EndpointSettings, OfflineSettings
 from raylens.store.process import Process
 from raylens.store.runs import RunJournal, RunRecord, stop_requested
+from raylens_app.cli.main import main
 from raylens_serve.job_submission import Jobs
 from raylens_serve.label_server import LabelServer
 from small_cache import CACHE_ID, SAE, make_cache
@@ -40,6 +41,15 @@ def step(here: Here, run_id: str, kind: str, **figures: Any) -> None:
     """A step of a job that has gone well."""
     with RunJournal.start(here.workspace.files, kind, {}, run_id=run_id, cache_id=CACHE_ID) as journal:
         journal.finish(figures)
+
+
+def dies(here: Here, run_id: str) -> None:
+    """A run whose process is gone, and that could not say how it ended."""
+    with RunJournal.start(here.workspace.files, "cache", {}, run_id=run_id, beat_s=1e6) as journal:
+        kept = json.loads(journal.record.model_dump_json())
+    kept |= {"process": {**kept["process"], "started": "another of this id"}}
+    assert kept["process"]["machine"] == Process.current().machine
+    here.workspace.files.commit_json(f"runs/{run_id}.json", kept)
 
 
 class TestExplain:
@@ -123,12 +133,38 @@ class TestRuns:
         assert (page["next_offset"], len(here.get("/runs", limit=1, offset=1)["runs"])) == (1, 1)
 
     def test_one_whose_process_is_gone_is_lost(self, here: Here) -> None:
-        with RunJournal.start(here.workspace.files, "cache", {}, beat_s=1e6) as journal:
-            kept = json.loads(journal.record.model_dump_json())
-        kept |= {"process": {**kept["process"], "started": "another of this id"}}
-        assert kept["process"]["machine"] == Process.current().machine
-        here.workspace.files.commit_json(f"runs/{journal.run_id}.json", kept)
-        assert here.get(f"/runs/{journal.run_id}")["status"] == "lost"
+        dies(here, "cache-1")
+        assert here.get("/runs/cache-1")["status"] == "lost"
+
+    def test_the_command_line_says_the_same_of_each(self, here: Here, capsys: Any) -> None:
+        """Also of a job that was killed, of which Ray alone knows how it ended."""
+        files = here.workspace.files
+        with RunJournal.start(files, "cache", {}, run_id="cache-went-well"):
+            pass
+        with pytest.raises(KeyboardInterrupt), RunJournal.start(files, "cache", {}, run_id="cache-stopped"):
+            raise KeyboardInterrupt
+        with pytest.raises(OSError), RunJournal.start(files, "cache", {}, run_id="cache-failed"):
+            raise OSError("no room")
+        killed = here.post("/explain", body={"feature": "f_3_1", "scorers": []})["run_id"]
+        for run_id in ("cache-lost", killed):
+            dies(here, run_id)
+        here.api.end(killed, "FAILED", "Job entrypoint command failed", -9)
+        over_http = {run["run_id"]: run for run in here.get("/runs")["runs"]}
+        assert main(["--workspace", here.workspace.url, "runs", "--json"]) == 0
+        by_command = {run["run_id"]: run for run in json.loads(capsys.readouterr().out)}
+        words = {run_id: run["status"] for run_id, run in over_http.items()}
+        assert words == {run_id: run["status"] for run_id, run in by_command.items()}
+        assert words == {
+            "cache-went-well": "succeeded",
+            "cache-stopped": "stopped",
+            "cache-failed": "failed",
+            "cache-lost": "lost",
+            killed: "failed",
+        }
+        said = over_http[killed]
+        assert said["error"] == "its process was ended by SIGKILL."
+        assert by_command[killed]["error"] == f"{said['error']} hint: {said['hint']}"
+        assert here.get(f"/runs/{killed}")["error"] == said["error"]  # also now that it is noted
 
     def test_failed_ones_say_why(self, here: Here) -> None:
         with RunJournal.start(here.workspace.files, "train", {"token": "secret"}) as journal:
@@ -170,7 +206,8 @@ class TestRuns:
 class TestEvents:
     """Over a real server: events come while the run goes on."""
 
-    def test_to_the_end(self, here: Here) -> None:
+    def test_to_the_end(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("raylens_serve.routes.runs.POLL_S", 0.05)
         jobs = Jobs(here.workspace, base=here.base, address="10.0.0.1:6379", dashboard=here.api.url)
         heard: list[dict[str, Any]] = []
         begun = threading.Event()

@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 from raylens.errors import BusyError, CorpusError, StoppedError, UnknownNameError
 from raylens.store import process
 from raylens.store.files import Files
+from raylens.store.housekeeping import remove_run
 from raylens.store.process import Process
 from raylens.store.redact import is_secret, plain, scrub
-from raylens.store.runs import RunJournal, RunRecord, find_run, read_runs, request_stop, stop_requested
+from raylens.store.run_ends import RunEnd, end_path, note_end
+from raylens.store.runs import RunJournal, RunRecord, find_run, read_run, read_runs, request_stop, stop_requested
+from raylens.store.workspace import Workspace
 
 _NEVER_S = 3600.0
 _HF_TOKEN = "hf_" + "a1B2" * 9
@@ -62,7 +65,7 @@ def test_a_run_is_seen_from_start_to_end(files: Files) -> None:
         journal.finish({"bytes": 17})
     (seen,) = read_runs(files)
     assert seen == journal.record
-    assert seen.status == "done"
+    assert seen.status == "succeeded"
     assert seen.figures == {"tokens_per_s": 8.5, "bytes": 17}
     assert seen.finished_at is not None
     assert seen.started_at <= seen.finished_at
@@ -72,7 +75,7 @@ def test_a_run_is_seen_from_start_to_end(files: Files) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (None, "done", None),
+        (None, "succeeded", None),
         (StoppedError("stopped.", hint="again."), "stopped", None),
         (KeyboardInterrupt(), "stopped", None),
         (CorpusError("x.txt is empty.", hint="name another."), "failed", "x.txt is empty. hint: name another."),
@@ -172,7 +175,7 @@ def test_what_is_not_finite_is_stored_as_valid_json(local_files: Files) -> None:
     with start(local_files) as journal:
         journal.figures(loss=float("nan"))
     assert local_files.read_json(f"runs/{journal.run_id}.json")["figures"] == {"loss": None}
-    assert read_runs(local_files)[0].status == "done"
+    assert read_runs(local_files)[0].status == "succeeded"
 
 
 # ---------------------------------------------------------------------------------------------- lost
@@ -199,7 +202,42 @@ def test_a_killed_run_is_lost(local_files: Files) -> None:
         assert [run.status for run in read_runs(local_files)] == ["lost"]
     with start(local_files, "cache-dies"):  # the retry of a submitted job goes on under its id
         assert find_run(local_files, "cache-dies").status == "running"
-    assert find_run(local_files, "cache-dies").status == "done"
+    assert find_run(local_files, "cache-dies").status == "succeeded"
+
+
+def test_who_watched_its_process_says_how_it_ended(files: Files) -> None:
+    me = Process.current()
+    left = leave_record(files, Process(me.host, me.machine, me.pid, "1"), run_id="cache-killed")
+    at = left.started_at + timedelta(seconds=5)
+    note_end(files, "cache-killed", RunEnd(status="failed", error="it was killed. hint: again.", at=at))
+    note_end(files, "cache-killed", RunEnd(status="stopped", at=at))  # the first one stays
+    for seen in (read_run(files, "cache-killed"), find_run(files, "cache-killed"), *read_runs(files)):
+        assert seen is not None
+        assert (seen.status, seen.error, seen.finished_at) == ("failed", "it was killed. hint: again.", at)
+    assert len(read_runs(files)) == 1
+    with start(files, "cache-killed"):  # a retry under its id is another one
+        assert find_run(files, "cache-killed").status == "running"
+    note_end(files, "cache-killed", RunEnd(status="failed", at=datetime.now(UTC)))
+    assert find_run(files, "cache-killed").status == "succeeded"  # what it says itself counts for more
+    remove_run(Workspace(files), "cache-killed")
+    assert files.list("runs") == ()
+
+
+def test_a_note_from_before_it_began_says_nothing(local_files: Files) -> None:
+    me = Process.current()
+    left = leave_record(local_files, Process(me.host, me.machine, me.pid, "1"), run_id="cache-1")
+    note_end(local_files, "cache-1", RunEnd(status="failed", at=left.started_at - timedelta(seconds=1)))
+    assert find_run(local_files, "cache-1").status == "lost"
+    local_files.commit(end_path("cache-1"), b"{")
+    assert find_run(local_files, "cache-1").status == "lost"
+
+
+def test_an_older_record_is_read(local_files: Files) -> None:
+    with start(local_files) as journal:
+        pass
+    kept = local_files.read_json(f"runs/{journal.run_id}.json")
+    local_files.commit_json(f"runs/{journal.run_id}.json", {**kept, "status": "done"})
+    assert find_run(local_files, journal.run_id).status == "succeeded"
 
 
 def test_a_pid_used_again_does_not_bring_a_run_back(files: Files) -> None:
@@ -214,8 +252,8 @@ def test_a_run_elsewhere_is_lost_when_silent() -> None:
     record = RunRecord(run_id="r", kind="cache", status="running", started_at=now, heartbeat_at=now, process=elsewhere)
     assert record.as_seen(now + timedelta(seconds=119)).status == "running"
     assert record.as_seen(now + timedelta(seconds=121)).status == "lost"
-    done = record.model_copy(update={"status": "done"})
-    assert done.as_seen(now + timedelta(days=9)).status == "done"
+    done = record.model_copy(update={"status": "succeeded"})
+    assert done.as_seen(now + timedelta(days=9)).status == "succeeded"
 
 
 def test_processes_are_told_apart() -> None:

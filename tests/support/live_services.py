@@ -29,11 +29,13 @@ class Live:
         workspace: Their workspace.
         url: Where they answer.
         environment: In which commands find them.
+        said: By ``raylens serve up``, on stderr.
     """
 
     workspace: Path
     url: str
     environment: dict[str, str] = field(repr=False)
+    said: str = ""
 
     def client(self) -> Client:
         from raylens.client import Client
@@ -98,15 +100,15 @@ def live_services(folder: Path, config: dict[str, Any] | None = None, **variable
         **variables,
     }
     environment.pop("RAY_ADDRESS", None)
-    words = ["serve", "up", "--detach", "--port", str(port), "--json"]
+    words = ["serve", "up", "--detach", "--port", str(port)]
     if config is not None:
         file = folder / "serve.yaml"
         application = {"name": "raylens", "import_path": "raylens_serve.build:build", "args": config}
         file.write_text(json.dumps({"applications": [application]}))
         words += ["--config", str(file)]
     done = raylens(workspace, words, environment, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     try:
-        yield Live(workspace, json.loads(done.stdout)["url"], environment)
+        yield Live(workspace, f"http://127.0.0.1:{port}", environment, done.stderr)
     finally:
         raylens(workspace, ["serve", "down"], environment, check=False)

@@ -146,7 +146,7 @@ def test_record_writes_parquet_of_a_column_shard_by_shard(place: Place) -> None:
     )
     runs = place.run("runs", "--json").document
     assert [(one["kind"], one["status"]) for one in (runs["runs"] if isinstance(runs, dict) else runs)][-1:] == [
-        ("record", "done")
+        ("record", "succeeded")
     ]
 
 

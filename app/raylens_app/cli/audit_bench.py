@@ -12,7 +12,7 @@ from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Pooling, Reference, Sae, SuiteOption, default_sae
 from raylens_app.cli.organisms import ModelOption, known_rows
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import Address, state_of
 
 if TYPE_CHECKING:
     from raylens.audit.halves import Half
@@ -40,7 +40,7 @@ def calibrate(
     workers: Annotated[int | None, typer.Option(min=1, help="Actors.")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Score benign fine-tunes, so that audits of the same reference, suite and settings have a verdict.

@@ -18,7 +18,7 @@ from raylens_app.cli.audit_explain import (
 )
 from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.output import note, print_json, print_text, printable, progress
-from raylens_app.cli.state import RunId, state_of
+from raylens_app.cli.state import Address, RunId, state_of
 
 if TYPE_CHECKING:
     from raylens.config import AuditConfig
@@ -86,7 +86,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Of the reference, on the hub.")] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     override_guard: Annotated[bool, typer.Option(help="Allow an SAE trained on another model of this shape.")] = False,
     catalog_file: Annotated[str | None, typer.Option(help="Your own SAEs and aliases (YAML).")] = None,
     run_id: RunId = None,

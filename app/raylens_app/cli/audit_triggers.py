@@ -9,7 +9,7 @@ import typer
 from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.audit_run import DEFAULT_REFERENCE, Reference, SuiteOption
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, printable, progress
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import Address, state_of
 
 if TYPE_CHECKING:
     from raylens.config import AuditConfig
@@ -34,7 +34,7 @@ def find_trigger(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Of the reference, on the hub.")] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Search for inserts that drive a fine-tune from its reference, the strongest first.

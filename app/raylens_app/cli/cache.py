@@ -9,7 +9,7 @@ import typer
 
 from raylens.errors import InputError, WorkspaceError
 from raylens_app.cli.output import data_size, duration, note, print_json, print_text, progress
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import Address, state_of
 
 if TYPE_CHECKING:
     from raylens.config import CacheConfig
@@ -52,7 +52,7 @@ def cache(
     pack: Annotated[bool, typer.Option(help="Let windows run across documents.")] = False,
     seed: Annotated[int, typer.Option(help="Order of documents; negative keeps the source's order.")] = 22,
     shard_windows: Annotated[int, typer.Option(min=1, help="Windows per shard.")] = 512,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster, e.g. ray://head:10001 or auto.")] = None,
+    address: Address = None,
     name: Annotated[str | None, typer.Option(help="A name to call this cache by.")] = None,
     override_guard: Annotated[bool, typer.Option(help="Allow an SAE trained on another model of this shape.")] = False,
     catalog_file: Annotated[str | None, typer.Option(help="Your own SAEs and aliases (YAML).")] = None,
@@ -109,7 +109,7 @@ def merge(
     context: typer.Context,
     cache: Annotated[str | None, typer.Argument(help="A cache's id, how it begins, or its name.")] = None,
     memory_rows: Annotated[int, typer.Option(min=1, help="Rows a task may hold; more are sorted on disk.")] = 4_000_000,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Merge a cache's shards into the files that features, sql and the app read.

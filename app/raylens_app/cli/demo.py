@@ -12,7 +12,7 @@ from raylens_app.cli.feature import feature as show_feature
 from raylens_app.cli.features import Sort
 from raylens_app.cli.features import features as list_features
 from raylens_app.cli.output import Column, data_size, duration, print_table, print_text
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import Address, state_of
 
 _TOKENS: Final = 500_000
 _LISTED: Final = 5
@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     context: typer.Context,
     n_tokens: Annotated[int, typer.Option(min=1, help="Text tokens to encode.")] = _TOKENS,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
 ) -> None:
     """Cache the standard library through raylens/pico with three SAEs, explain and score 200 features, and show them.
 

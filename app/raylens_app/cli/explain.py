@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
-from raylens.errors import RunError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import duration, print_json, print_text
 from raylens_app.cli.passes import one_sae, print_notes, run_explain
-from raylens_app.cli.state import RunId, state_of
+from raylens_app.cli.state import Address, RunId, state_of
 
 _EXAMPLES: Final = "Examples"
 
@@ -97,7 +95,7 @@ def explain(
         int, typer.Option(min=1, help="Skip a feature that fires in fewer.", rich_help_panel=_EXAMPLES)
     ] = 200,
     seed: Annotated[int, typer.Option(help="Of the split by document, and of every choice.")] = 22,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     run_id: RunId = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -146,7 +144,9 @@ def explain(
     workspace = state_of(context).open_workspace()
     one = one_sae(workspace, cache, sae)
     figures = run_explain(workspace, one, config, asked, run_id)
-    nothing = _nothing_explained(figures)
+    from raylens_jobs.explain_outcome import nothing_explained
+
+    nothing = nothing_explained(figures)
     if as_json:
         print_json(figures)
         if nothing is not None:
@@ -164,18 +164,6 @@ def explain(
         raise nothing
     place = f"--sae {one.sae} --cache {one.cache_id} --pass {figures['pass_id']}"
     print_text(f"next: raylens{state_of(context).workspace_option()} score {place}")
-
-
-def _nothing_explained(figures: Mapping[str, Any]) -> RunError | None:
-    """An error where a model was asked and no feature has an explanation of it."""
-    failed = figures["statuses"].get("failed", 0) + figures["unanswered"]
-    if not failed or figures["statuses"].get("ok"):
-        return None
-    reason = next(iter(figures.get("lost", {})), "no reason was noted").rstrip(".")
-    return RunError(
-        f"none of {failed:,} features that a model was asked about has an explanation: {reason}.",
-        hint="see whether the endpoint and its model are what you meant; unanswered ones are asked about again.",
-    )
 
 
 _STATUS: Final = {

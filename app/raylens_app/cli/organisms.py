@@ -12,7 +12,7 @@ from raylens.errors import InputError, WorkspaceError
 from raylens_app.cli.audit_group import Json
 from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Sae, SuiteOption, default_sae
 from raylens_app.cli.output import Column, duration, note, print_json, print_table, print_text, progress
-from raylens_app.cli.state import state_of
+from raylens_app.cli.state import Address, state_of
 
 if TYPE_CHECKING:
     from raylens.organisms.recipe import Organism
@@ -51,7 +51,7 @@ def build(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per worker.")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -27,16 +27,24 @@ def run_explain(
     asked: ChatSettings | None = None,
     run_id: str | None = None,
 ) -> dict[str, Any]:
-    """Explain under a run record, with progress; returns the run's figures."""
+    """Explain under a run record, with progress; returns the run's figures.
+
+    A run that asked a model and came out with nothing has failed by its record, and what follows is up to the caller.
+    """
     from raylens.store.runs import RunJournal
     from raylens_jobs.explain import run_explain as run
+    from raylens_jobs.explain_outcome import nothing_explained, without_explanation
 
     settings = {**config.model_dump(mode="json"), "sae": str(one.sae), **_asked(asked)}
     with RunJournal.start(workspace.files, "explain", settings, run_id=run_id, cache_id=one.cache_id) as journal:
         note(f"run {journal.run_id}: starting Ray")
         with progress("explaining", None, unit="features") as bar:
             figures = run(config, workspace, one.cache_id, one.sae, journal, _reporting(bar), asked)
-        journal.finish(figures)
+        journal.figures(**figures)
+        if in_vain := without_explanation(figures):
+            journal.progress(without_explanation=in_vain)
+        if nothing := nothing_explained(figures):
+            journal.fail(nothing)
     return figures
 
 

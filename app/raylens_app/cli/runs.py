@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from raylens.store.runs import RunRecord
 
-_COLOURS: Final = {"running": "cyan", "done": "green", "failed": "red", "stopped": "yellow", "lost": "red"}
+_COLOURS: Final = {"running": "cyan", "succeeded": "green", "failed": "red", "stopped": "yellow", "lost": "red"}
 _POLL_S: Final = 0.5
 
 
@@ -35,8 +35,8 @@ def runs(
 ) -> None:
     """List runs, the newest first, or show one in full.
 
-    A run whose process is gone, or that has been silent for two minutes, is shown as lost; the same
-    command again goes on where it ended.
+    A run whose process is gone, or that has been silent for two minutes, is shown as lost where nothing says
+    how it ended; the same command again goes on where it ended.
     """
     from raylens.store.runs import find_run
 

@@ -12,7 +12,7 @@ from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import print_json, print_text
 from raylens_app.cli.passes import one_sae, print_notes, run_score
 from raylens_app.cli.score_card import print_card, score_card
-from raylens_app.cli.state import RunId, state_of
+from raylens_app.cli.state import Address, RunId, state_of
 
 if TYPE_CHECKING:
     from raylens.store.findings import Findings
@@ -74,7 +74,7 @@ def score(
         bool,
         typer.Option("--shuffled/--no-shuffled", help="Also score another feature's explanation: what chance gives."),
     ] = True,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    address: Address = None,
     run_id: RunId = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:

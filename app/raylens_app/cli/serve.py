@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from raylens.errors import InputError, RunError
+from raylens_app.cli.detached import READY, start_detached
 from raylens_app.cli.output import note, print_json
-from raylens_app.cli.state import State, state_of
+from raylens_app.cli.state import Address, State, state_of
 
 if TYPE_CHECKING:
     from raylens.store.standing import Standing
     from raylens_serve.config_file import ServeFile
 
-_UP_S: Final = 300.0
 _DOWN_S: Final = 60.0
 _READY_S: Final = 10.0
-_POLL_S: Final = 0.2
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 group = typer.Typer(help="Serve models, features, traces and audits over HTTP, on Ray Serve.", no_args_is_help=True)
@@ -53,7 +47,7 @@ def up(
         str | None,
         typer.Option("--explainer-model", metavar="M", help="Serve chats of this model (OpenAI-compatible)."),
     ] = None,
-    address: Annotated[str | None, typer.Option("--address", help="A running Ray cluster.")] = None,
+    address: Address = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once they answer, and leave them up.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,21 +60,22 @@ def up(
     from raylens.net.api_token import find_or_make_token, token_file
     from raylens_serve.ray_environment import prepare_ray
 
-    prepare_ray()
-    from raylens_serve.lifecycle import hold_up
-
+    prepare_ray(address)
     state = state_of(context)
     file = _file(state, config, host, port, model, explainer)
     token, is_new = find_or_make_token()
     if is_new:
         note(f"clients send Authorization: Bearer {token}; it is kept in {token_file()}")
-    if file.host not in _LOOPBACK:
+    if file.host not in _LOOPBACK and (as_json or not detach):  # what is detached says it itself
         note("the token travels as it is: put TLS in front of this port before others can reach it.")
+    say = _nothing if as_json else note
     if detach:
-        _say(_detached(state, file), as_json)
+        _say(start_detached(state, file, address, say), as_json)
         return
-    note(f"starting the services of {file.settings.workspace_url}")
-    hold_up(file, address, lambda standing: _say(standing, as_json))
+    say(f"starting the services of {file.settings.workspace_url}")
+    from raylens_serve.lifecycle import hold_up  # takes seconds
+
+    hold_up(file, address, lambda standing: _say(standing, as_json), say)
     note("the services have ended")
 
 
@@ -156,53 +151,8 @@ def _say(standing: Standing, as_json: bool) -> None:
     if as_json:
         print_json({"url": standing.url, "up": True, "ray": standing.address})
     else:
-        note(f"ready at {standing.url}; raylens serve down ends the services")
+        note(f"{READY}{standing.url}; raylens serve down ends the services")
 
 
-def _detached(state: State, file: ServeFile) -> Standing:
-    """Start ``raylens serve up`` in a process of its own, and wait until it is ready."""
-    import yaml
-
-    from raylens.store.standing import read_standing, require_none
-    from raylens.store.workspace import Workspace
-    from raylens_serve.build import APPLICATION
-    from raylens_serve.config_file import IMPORT_PATH
-
-    files = Workspace.open(file.settings.workspace_url, create=True).files
-    require_none(files)
-    folder = Path(tempfile.mkdtemp(prefix="raylens-serve-"))
-    args = file.settings.model_dump(mode="json")
-    application = {"name": APPLICATION, "import_path": IMPORT_PATH, "args": args}
-    written = folder / "serve.yaml"
-    written.write_text(yaml.safe_dump({"http_options": file.http, "applications": [application]}), "utf-8")
-    log = folder / "serve.log"
-    words = ["--workspace", state.workspace, "serve", "up", "--config", str(written)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "raylens", *words, "--host", file.host, "--port", str(file.port)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    until = time.monotonic() + _UP_S
-    while time.monotonic() < until:
-        standing = read_standing(files)
-        if standing is not None:
-            note(f"what they say goes to {log}")
-            return standing
-        if process.poll() is not None:
-            raise _why(log)
-        time.sleep(_POLL_S)
-    process.terminate()
-    raise RunError(f"the services were not up after {_UP_S:g} s.", hint=f"{log} says more.")
-
-
-def _why(log: Path) -> InputError | RunError:
-    """The error of the process that ended."""
-    lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if line.startswith("error: ")), None)
-    if said is None:
-        return RunError("the services ended while they started.", hint=f"{log} says more.")
-    message, _, hint = said.removeprefix("error: ").partition(" hint: ")
-    return RunError(message, hint=hint or f"{log} says more.")
+def _nothing(_: str) -> None:
+    """What programs are told on the way."""

@@ -15,6 +15,7 @@ from raylens.client.features import Features
 from raylens.client.http import DEFAULT_URL, URL_VARIABLE, Http
 from raylens.client.sae import Sae
 from raylens.client.traces import Traces
+from raylens.client.workbench import Workbench
 from raylens.errors import InputError, RaylensError
 from raylens.net.api_token import find_token
 
@@ -63,6 +64,10 @@ class Client:
         """
         url = environment.get(URL_VARIABLE, "").strip() or DEFAULT_URL
         return cls(url, find_token(environment), timeout_s=timeout_s)
+
+    def workbench(self, session: str | None = None) -> Workbench:
+        """A session of the live workbench: the one of that name, or a new one."""
+        return Workbench(self._http, session)
 
     @property
     def url(self) -> str:

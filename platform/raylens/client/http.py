@@ -16,6 +16,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:8000"
 
 T = TypeVar("T")
 Params = Mapping[str, object]
+Headers = Mapping[str, str] | None
 
 
 class Http:
@@ -52,18 +53,31 @@ class Http:
         params: Params | None = None,
         *,
         also: frozenset[int] = frozenset(),
+        headers: Headers = None,
     ) -> T:
         """One answer; with a status of ``also`` it is one too."""
-        return self._asked("GET", path, answer, also, params=params)
+        return self._asked("GET", path, answer, also, params=params, headers=headers)
 
-    def post(self, path: str, answer: type[T] | TypeAdapter[T], body: BaseModel | Mapping[str, Any]) -> T:
+    def post(
+        self,
+        path: str,
+        answer: type[T] | TypeAdapter[T],
+        body: BaseModel | Mapping[str, Any],
+        headers: Headers = None,
+    ) -> T:
         """One answer to a body."""
         said = body.model_dump(mode="json") if isinstance(body, BaseModel) else dict(body)
-        return self._asked("POST", path, answer, json=said)
+        return self._asked("POST", path, answer, json=said, headers=headers)
 
-    def delete(self, path: str, answer: type[T] | TypeAdapter[T], params: Params | None = None) -> T:
+    def delete(
+        self, path: str, answer: type[T] | TypeAdapter[T], params: Params | None = None, headers: Headers = None
+    ) -> T:
         """Delete, and what is said of it."""
-        return self._asked("DELETE", path, answer, params=params)
+        return self._asked("DELETE", path, answer, params=params, headers=headers)
+
+    def drop(self, path: str, headers: Headers = None) -> None:
+        """Delete what nothing is said of."""
+        self._sent("DELETE", path, headers=headers)
 
     def text(self, path: str, params: Params | None = None) -> str:
         """A file, as text."""
@@ -103,6 +117,7 @@ class Http:
             sent["params"] = _plain(sent["params"])
         try:
             response = self._client.request(method, path, **sent)
+            self._client.cookies.clear()  # a session is named with each request: several may share this connection
         except httpx.HTTPError as error:
             raise self._unreached(error) from error
         if response.is_error and response.status_code not in also:

@@ -3,7 +3,8 @@
 An adapter's configuration comes from whoever made the adapter, so little of it is taken at its word. Which modules it
 changes, and their ranks, are read off the names and shapes of its weights; only what scales them is taken from the
 configuration. peft is handed tensors and a configuration made here: it opens no file, so no pickle, and has no name to
-ask the hub about.
+ask the hub about. Biases of second matrices (``lora_bias``) are added here, as peft does not give a module a bias that
+it lacks.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from raylens.engine.adapters import MERGE_HINT, Adapter
 from raylens.errors import InputError, MismatchError
 
 _LORA: Final = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.weight)?"
+    r"(?P<module>.+)\.(?P<part>lora_B\.bias|"
+    r"(?:lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?=\.weight|$))(?:\.weight)?"
 )
+_BIAS: Final = "lora_B.bias"
 _WHOLE: Final = re.compile(r"(?P<module>.+?)(?:\.base_layer)?\.(?P<kind>weight|bias)")
 _PLAIN_PATTERN: Final = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
@@ -59,7 +61,52 @@ def merge(model: nn.Module, adapter: Adapter) -> nn.Module:
             held.copy_(tensor)
     for name, parts in lora.items():
         _check_shapes(adapter, name, parts, modules[name])
+    for name, parts in lora.items():
+        if _BIAS in parts:
+            _add_bias(modules[name], parts[_BIAS] * scale_of(adapter, name, len(parts["lora_A"])))
     return _merge_lora(model, adapter, lora) if lora else model
+
+
+def factors(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+    """By module, what an adapter adds to its output: ``b (a x) + bias``, float32, with its scale in ``b`` and bias.
+
+    Raises:
+        InputError: It does more: holds modules whole, changes embeddings, or scales columns (DoRA).
+        DamagedFileError: Its weights cannot be read.
+    """
+    lora, whole = _sorted_out(adapter)
+    plain = {"lora_A", "lora_B", _BIAS}
+    odd = next((name for name, parts in lora.items() if set(parts) - plain), None)
+    if whole or odd is not None:
+        first = odd or ".".join(next(iter(whole)))
+        raise InputError(f"{adapter.name} changes {first} by more than two matrices.", hint=MERGE_HINT)
+    found = {}
+    for name, parts in lora.items():
+        if not {"lora_A", "lora_B"} <= set(parts):
+            raise InputError(
+                f"{adapter.name} holds only half of what it changes in {name}.", hint="save or copy it again."
+            )
+        scale = scale_of(adapter, name, len(parts["lora_A"]))
+        bias = parts[_BIAS].float() * scale if _BIAS in parts else None
+        found[name] = (parts["lora_A"].float(), parts["lora_B"].float() * scale, bias)
+    return found
+
+
+def scale_of(adapter: Adapter, module: str, rank: int) -> float:
+    """What peft multiplies a module's matrices by: α / r, or α / √r (rsLoRA)."""
+    alpha = _of_module(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
+    return alpha / (rank**0.5 if adapter.config.get("use_rslora") else rank)
+
+
+def _add_bias(module: nn.Module, bias: Tensor) -> None:
+    """To that of a module, which gets one where it has none."""
+    weight, held = module.get_parameter("weight"), getattr(module, "bias", None)
+    bias = bias.to(weight.device, weight.dtype)
+    with torch.no_grad():
+        if isinstance(held, Tensor):
+            held.add_(bias)
+        else:
+            module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
 
 
 def _sorted_out(adapter: Adapter) -> tuple[dict[str, dict[str, Tensor]], dict[tuple[str, str], Tensor]]:
@@ -101,9 +148,11 @@ def _check_shapes(adapter: Adapter, name: str, parts: Mapping[str, Tensor], modu
         n_out, n_in = weight.shape
     else:  # of both, rows are inputs; peft's second matrix of an embedding is [d, r]
         n_in, n_out = weight.shape
-    for part, tensor, wanted in ((first, a, (len(a), n_in)), (second, b, (n_out, len(a)))):
-        if tuple(tensor.shape) != wanted or not len(a):
-            raise _misfit(adapter, f"{part} of {name}", tensor, wanted)
+    wanted: list[tuple[str, Tensor, tuple[int, ...]]] = [(first, a, (len(a), n_in)), (second, b, (n_out, len(a)))]
+    wanted += [(_BIAS, parts[_BIAS], (n_out,))] if _BIAS in parts and not embedding else []
+    for part, tensor, shape in wanted:
+        if tuple(tensor.shape) != shape or not len(a):
+            raise _misfit(adapter, f"{part} of {name}", tensor, shape)
     said = int(_of_module(adapter, "rank_pattern", name, adapter.config.get("r", 8)))
     if said != len(a):
         raise InputError(
@@ -128,7 +177,7 @@ def _merge_lora(model: nn.Module, adapter: Adapter, lora: Mapping[str, Mapping[s
         use_dora=bool(config.get("use_dora")),
         inference_mode=True,
     )
-    names = {f"{module}.{part}" for module, parts in lora.items() for part in parts}
+    names = {f"{module}.{part}" for module, parts in lora.items() for part in parts if part != _BIAS}
     state = {
         f"base_model.model.{name}": tensor
         for name, tensor in adapter.tensors.items()

@@ -29,7 +29,7 @@ MERGE_HINT: Final = "merge it into its base model with peft (merge_and_unload), 
 """What to do with any adapter that is not read here."""
 _PREFIX: Final = "base_model.model."
 
-_TAKEN: Final = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"})
+_TAKEN: Final = frozenset({"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias"})
 """Settings that say what the weights mean."""
 _IDLE: Final = frozenset(
     {

@@ -1,6 +1,7 @@
 """How the weights of a candidate differ from its reference's, one at a time.
 
-Of a merged adapter only the matrices that it changes come up; of a checkpoint whatever training moved.
+Of a merged adapter only the matrices that it changes come up; of a checkpoint whatever training moved. An adapter may
+give a module a bias that its reference lacks, which counts as zeros there.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def weight_differences(reference: LoadedModel, candidate: LoadedModel) -> Iterat
     """
     ours = dict(reference.model.named_parameters(remove_duplicate=False))
     theirs = dict(candidate.model.named_parameters(remove_duplicate=False))
-    if odd := sorted(ours.keys() ^ theirs.keys()):
+    new = [name for name in theirs if name not in ours and name.endswith(".bias")]
+    if odd := sorted((ours.keys() ^ theirs.keys()) - set(new)):
         raise MismatchError(
             f"only one of {reference.name} and {candidate.name} has {odd[0]}.",
             hint="compare a candidate with the model that it was made from.",
         )
+    ours |= {name: torch.zeros_like(theirs[name]) for name in new}
     seen: set[tuple[int, int]] = set()
     for name, ours_one in ours.items():
         other = theirs[name]

@@ -22,28 +22,25 @@ is this project's own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
-from interp_engine import is_rms_norm, rms_norm_parts
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from raylens.engine.load import LoadedModel
 from raylens.engine.memory import memory_advice
 from raylens.engine.saes import LoadedSae
+from raylens.engine.stream_writers import ATTENTION, MLP, reach, writers
 from raylens.engine.weight_difference import weight_differences
 from raylens.errors import MismatchError
 from raylens.ids import HookPoint
 
 Side = Literal["writers", "readers"]
 
-_BLOCK_PATH: Final = re.compile(r"(?:.+\.)?(?:layers|h|blocks|block)\.[0-9]+")
 _ROWS: Final = 16_384
-_ATTENTION, _MLP = "attention", "mlp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +178,18 @@ def _energies(rows: Tensor, gram: Tensor) -> Tensor:
 
 def _sides(loaded: LoadedModel, hook: HookPoint) -> dict[str, _Place]:
     """Parameter names of what writes before ``hook`` and of what reads after it."""
-    last, whole_stream = _reach(loaded, hook)
+    last, whole_stream = reach(loaded, hook)
     arch: Any = loaded.engine.arch
     names = {id(parameter): name for name, parameter in loaded.model.named_parameters()}
     found: dict[str, _Place] = {}
     for layer in range(loaded.n_layers):
-        writers = dict(_writers(loaded, layer))
-        for kind, (module, gain) in writers.items():
-            before = (layer, kind) <= last if whole_stream else (layer, kind) == last
+        ours = list(writers(loaded, layer))
+        for writer in ours:
+            before = writer.place <= last if whole_stream else writer.place == last
             if before:
-                weight = module.get_parameter("weight")
-                found[names[id(weight)]] = _Place("writers", not isinstance(module, Conv1D), gain)
-        own = {id(module) for module, _ in writers.values()}
+                weight = writer.module.get_parameter("weight")
+                found[names[id(weight)]] = _Place("writers", not isinstance(writer.module, Conv1D), writer.gain)
+        own = {id(writer.module) for writer in ours}
         for kind, module in _inside(arch, layer):
             if id(module) in own or (layer, kind) <= last:
                 continue
@@ -205,49 +202,6 @@ def _sides(loaded: LoadedModel, hook: HookPoint) -> dict[str, _Place]:
     return found
 
 
-def _reach(loaded: LoadedModel, hook: HookPoint) -> tuple[tuple[int, str], bool]:
-    """The last sublayer before ``hook`` as (layer, kind), and whether all before it count as well.
-
-    Sublayers of a layer are in order of name: attention, then mlp.
-    """
-    layer, name = hook.layer_index, hook.name
-    if hook.is_module_path:
-        name = "resid_post" if _BLOCK_PATH.fullmatch(hook.name) and hook.output in (None, 0) else ""
-    if name == "embeddings":
-        return (-1, _MLP), True
-    if layer is not None:
-        match name:
-            case "resid_pre":
-                return (layer - 1, _MLP), True
-            case "resid_mid":
-                return (layer, _ATTENTION), True
-            case "resid_post":
-                return (layer, _MLP), True
-            case "attn_out" | "attn_out_post":
-                return (layer, _ATTENTION), False
-            case "mlp_out" | "mlp_out_post":
-                return (layer, _MLP), False
-    raise MismatchError(
-        f"{hook} is not a point of the residual stream of {loaded.name}.",
-        hint="weights are projected only on an SAE of the residual stream, or of what attention or MLP add to it.",
-    )
-
-
-def _writers(loaded: LoadedModel, layer: int) -> Iterator[tuple[str, tuple[nn.Module, Tensor | None]]]:
-    """Output projections of a layer by kind, with the gain of the norm that follows, where there is one."""
-    arch: Any = loaded.engine.arch
-    for kind, of, norm_of in (
-        (_ATTENTION, lambda: arch.attn_out_proj(layer), lambda: arch.post_attn_norm(layer)),
-        (_MLP, lambda: arch.mlp_projection(layer, "down"), lambda: arch.post_mlp_norm(layer)),
-    ):
-        try:
-            found, norm = of(), norm_of()
-        except (AttributeError, ValueError):  # a mixture of experts, or a layer without that sublayer
-            continue
-        if isinstance(found, nn.Linear | Conv1D):
-            yield kind, (found, None if norm is None else _gain(norm))
-
-
 def _inside(arch: Any, layer: int) -> Iterator[tuple[str, nn.Module]]:
     """Matrices of a layer and the sublayer they are of; what is in neither counts as of the last."""
     try:
@@ -256,13 +210,4 @@ def _inside(arch: Any, layer: int) -> Iterator[tuple[str, nn.Module]]:
         attention = set()
     for module in arch.block(layer).modules():
         if isinstance(module, nn.Linear | Conv1D):
-            yield _ATTENTION if id(module) in attention else _MLP, module
-
-
-def _gain(norm: nn.Module) -> Tensor | None:
-    weight = getattr(norm, "weight", None)
-    if not isinstance(weight, Tensor):
-        return None
-    if is_rms_norm(norm):
-        return rms_norm_parts(norm, torch.zeros_like(weight)[None])[1].float().reshape(-1)
-    return weight.float()
+            yield ATTENTION if id(module) in attention else MLP, module

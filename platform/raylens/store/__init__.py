@@ -8,10 +8,12 @@ A workspace is one folder, on a local disk or in an object store (``s3://bucket/
     traces/…                              spans, and what was read of them (traces.py), a log (commits.py) in Parquet
     label_cache/<source>/…                labels from elsewhere, as they were given (label_cache.py)
     runs/<run_id>.json                    one record a run, rewritten by its heartbeat (runs.py)
+    runs/<run_id>.end                     how it ended, where it could not write that itself (run_ends.py)
     audits/<session>/runs/<run>/…         what audits found, and beside it what they go on from (audit_paths.py)
     audits/_references/<key>/…            what candidates of one reference share (audit_parts.py)
     calibrations/<id>.json                scores of benign fine-tunes (audit_calibrations.py)
     organisms/…                           fine-tunes of known behaviour, as rows (audit_organisms.py)
+    edges/…                               what caused features, as rows (edges.py)
     caches/<cache_id>/cache.json          identity of the cache and what is known of its model (workspace.py)
     caches/<cache_id>/lock/<token>.json   who may write it (lock.py)
     caches/<cache_id>/windows/            shards of windows, and documents/ beside them

@@ -19,12 +19,14 @@ from raylens.store.audit_housekeeping import audit_rubbish
 from raylens.store.audit_organisms import organism_table
 from raylens.store.commits import logs
 from raylens.store.disk import Stored
+from raylens.store.edges import edge_table
 from raylens.store.files import Files
 from raylens.store.findings import findings_folders
 from raylens.store.lock import holder
 from raylens.store.manifest import Manifest
 from raylens.store.phrases import search_folder
 from raylens.store.piece_vectors import superseded_pieces
+from raylens.store.run_ends import end_path
 from raylens.store.runs import find_run
 from raylens.store.trace_log import TraceLog
 from raylens.store.trace_rolling import purge
@@ -100,6 +102,7 @@ def remove_run(workspace: Workspace, name: str) -> str:
         )
     workspace.files.delete(f"runs/{record.run_id}.json")
     workspace.files.delete(f"runs/{record.run_id}.stop")
+    workspace.files.delete(end_path(record.run_id))
     return record.run_id
 
 
@@ -337,7 +340,7 @@ def _outside_caches(workspace: Workspace, before: float) -> list[Removal]:
         *(Removal(one.path, one.size, why) for one, why in audit_rubbish(files, before)),
         *(
             Removal(one.path, one.size, why)
-            for table in (organism_table(files), *effects_tables(files))
+            for table in (organism_table(files), edge_table(files), *effects_tables(files))
             for one, why in table.superseded(before)
         ),
     ]

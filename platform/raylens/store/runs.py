@@ -1,7 +1,8 @@
 """Records of runs: what was asked, how far it is, how it ended.
 
 ``runs/<run_id>.json`` is replaced as a whole by its own run only; a background thread renews it, so
-that a reader can tell a run at work from one that died: then it reads ``lost``, whoever looks.
+that a reader can tell a run at work from one that died: then it reads as who watched its process noted
+(:mod:`raylens.store.run_ends`), else ``lost``, whoever looks.
 ``runs/<run_id>.stop`` asks the run to end.
 """
 
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 import raylens
 from raylens.errors import BusyError, RaylensError, StoppedError, UnknownNameError
@@ -23,10 +24,12 @@ from raylens.store.files import Files
 from raylens.store.heartbeat import Heartbeat
 from raylens.store.process import Process
 from raylens.store.redact import plain_settings, scrub
+from raylens.store.run_ends import RunEnd, end_path, read_end
 
 _log = logging.getLogger(__name__)
 
-Status = Literal["running", "done", "failed", "stopped", "lost"]
+Status = Literal["running", "succeeded", "failed", "stopped", "lost"]
+"""As over HTTP (:data:`raylens.api.runs.RunStatus`), which knows of runs that are queued as well."""
 LOST_S = 120.0
 BEAT_S = 5.0
 _FOLDER = "runs"
@@ -38,7 +41,7 @@ class RunRecord(BaseModel):
     Attributes:
         run_id: Sorts by time.
         kind: ``cache``, ``record``, ``train`` …
-        status: ``lost`` is never stored: readers conclude it.
+        status: ``lost`` is never stored: readers conclude it, where its process is gone and nothing says how it ended.
         started_at: UTC.
         finished_at: UTC; None while running.
         heartbeat_at: UTC; when it last said that it lives.
@@ -67,8 +70,19 @@ class RunRecord(BaseModel):
     error: str | None = None
     raylens: str = raylens.__version__
 
-    def as_seen(self, now: datetime | None = None, *, lost_s: float = LOST_S) -> Self:
-        """This record, ``lost`` if it says ``running`` and its process is gone or silent for ``lost_s``."""
+    @field_validator("status", mode="before")
+    @classmethod
+    def _as_it_is_said_now(cls, status: object) -> object:
+        return "succeeded" if status == "done" else status  # as older records have it
+
+    def as_seen(self, now: datetime | None = None, *, end: RunEnd | None = None, lost_s: float = LOST_S) -> Self:
+        """This record as it stands; nowhere else is that decided of one that says ``running`` itself.
+
+        It ended as ``end`` says, which was noted since it began; else it is ``lost`` if its process is gone or silent
+        for ``lost_s``.
+        """
+        if self.status == "running" and end is not None and end.at >= self.started_at:
+            return self.model_copy(update={"status": end.status, "error": end.error, "finished_at": end.at})
         silent_s = ((now or datetime.now(UTC)) - self.heartbeat_at).total_seconds()
         if self.status == "running" and (silent_s > lost_s or self.process.is_gone()):
             return self.model_copy(update={"status": "lost"})
@@ -125,13 +139,14 @@ class RunJournal:
             config=plain_settings(config),
         )
         if not files.commit_if_absent(_path(record.run_id), _encode(record)):
-            earlier = _read(files, record.run_id)
-            if earlier is not None and earlier.as_seen().status == "running":
+            earlier = read_run(files, record.run_id)
+            if earlier is not None and earlier.status == "running":
                 raise BusyError(
                     f"run {record.run_id} is at work (host {earlier.process.host}, pid {earlier.process.pid}).",
                     hint=f"wait until it ends, or end it with raylens stop {record.run_id}.",
                 )
             files.delete(_stop_path(record.run_id))
+            files.delete(end_path(record.run_id))
             files.commit(_path(record.run_id), _encode(record))
         return cls(files, record, beat_s=beat_s)
 
@@ -191,7 +206,7 @@ class RunJournal:
         return self._stop.is_set()
 
     def finish(self, figures: Mapping[str, object] | None = None) -> None:
-        self._end("done", figures=figures)
+        self._end("succeeded", figures=figures)
 
     def stopped(self) -> None:
         self._end("stopped")
@@ -219,15 +234,21 @@ class RunJournal:
 def read_runs(files: Files) -> tuple[RunRecord, ...]:
     """All runs, oldest first, as seen now."""
     names = (path.rpartition("/")[2] for path in files.list(_FOLDER))
-    found = (_read(files, name.removesuffix(".json")) for name in names if name.endswith(".json"))
-    seen = [record.as_seen() for record in found if record is not None]
+    found = [read_run(files, name.removesuffix(".json")) for name in names if name.endswith(".json")]
+    seen = (record for record in found if record is not None)
     return tuple(sorted(seen, key=lambda record: (record.started_at, record.run_id)))
 
 
 def read_run(files: Files, run_id: str) -> RunRecord | None:
-    """The run of that id, as seen now; None where there is none, or its record is damaged."""
-    record = _read(files, run_id)
-    return record.as_seen() if record is not None else None
+    """The run of that id, as seen now; None where there is none, or its record is damaged: it must not hide others."""
+    try:
+        record = RunRecord.model_validate_json(files.read_bytes(_path(run_id)))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        _log.warning("%s is damaged and left out: %s", files.native(_path(run_id)), error.errors()[0]["msg"])
+        return None
+    return record.as_seen(end=read_end(files, run_id)) if record.status == "running" else record
 
 
 def find_run(files: Files, name: str) -> RunRecord:
@@ -272,14 +293,3 @@ def _stop_path(run_id: str) -> str:
 
 def _encode(record: RunRecord) -> bytes:
     return record.model_dump_json(indent=1).encode()
-
-
-def _read(files: Files, run_id: str) -> RunRecord | None:
-    """A record; None where it went meanwhile or cannot be read, which one bad file must not hide the others for."""
-    try:
-        return RunRecord.model_validate_json(files.read_bytes(_path(run_id)))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        _log.warning("%s is damaged and left out: %s", files.native(_path(run_id)), error.errors()[0]["msg"])
-        return None

@@ -140,7 +140,7 @@ def test_runs_are_rows_with_json(workspace: Workspace) -> None:
             "SELECT run_id, kind, status, finished_at >= started_at, config->>'n_tokens', config, "
             "(figures->>'tokens_per_second')::DOUBLE, pid > 0 FROM runs"
         ).fetchall()
-    assert rows == [(journal.run_id, "cache", "done", True, "5", '{"n_tokens": 5}', 12.5, True)]
+    assert rows == [(journal.run_id, "cache", "succeeded", True, "5", '{"n_tokens": 5}', 12.5, True)]
 
 
 @pytest.mark.parametrize("name", ["it's", "year=2026", "sp ace;--", 'dou"ble', "ünï"])

@@ -98,6 +98,11 @@ def _one_sae(
                 f"{unanswered:,} latents of {one.sae} went unexplained: {_who(chat)} did not answer.",
                 hint="see whether it runs, then run the same command again.",
             )
+        if failed := statuses.get("failed"):
+            raise RunError(
+                f"{failed:,} latents of {one.sae} went unexplained: no answer of {_who(chat)} could be read.",
+                hint="see whether the model is large enough; --overwrite explanations asks it again.",
+            )
         note(f"{one.sae}: no latent could be explained, so there is nothing to score.")
         return {**done, "scores": 0, "card": {}}, chat
     if {"neighbours", "explanations", "scores"} & set(overwrite):
