@@ -1,7 +1,7 @@
 """Whether services stay up, and their memory level, under an hour's worth of a team's load in five minutes.
 
-The load is :data:`bench.team_hour.HOUR`, some 6,500 requests of all kinds, at times drawn evenly over five minutes: over
-twenty a second, twelve times what the team sends. It is open-loop as long as the services keep up; where all of
+The load is :data:`bench.team_hour.HOUR`, some 6,500 requests of all kinds, at times drawn evenly over five minutes:
+over twenty a second, twelve times what the team sends. It is open-loop as long as the services keep up; where all of
 :data:`CLIENTS` wait for an answer, the next request waits as well, and how late requests were is part of the figures.
 The services are started as people start them, on pico with its SAEs, with pico as the explainer too; the workspace
 holds a cache and explanations, so that there is something to browse. A request that fails, or is not answered with
@@ -9,9 +9,8 @@ what it should be, is an error; none is sent twice.
 
 Memory is the proportional set size of the processes that serve: the replicas of the four parts, the proxy and the
 controller. Ray's own processes (raylet, GCS, dashboard with its agents, workers in reserve) are recorded beside them.
-It is measured once a quarter of an hour's worth was sent: by then allocators and caches of tensor shapes, which are
-bounded, have seen most of what they will see. Other programs with the same libraries share pages with these, so that
-what starts or ends beside the bench shows in it.
+It is measured once a quarter of an hour's worth was sent: by then allocators keep most of what they will keep. Other
+programs with the same libraries share pages with these, so that what starts or ends beside the bench shows in it.
 """
 
 from __future__ import annotations

@@ -166,9 +166,10 @@ class _Sums:
         agrees = [(expected[at].argmax(dim=-1) == found[at].to(expected.device).argmax(dim=-1)).float() for at in rows]
         own = -found.gather(1, targets.to(found.device)[:, None])[:, 0]
         for kept, parts in ((self.kl, kl), (self.agrees, agrees), (self.loss, [own])):
-            kept.extend(part.clamp(min=0).double().cpu().numpy() for part in parts)
+            kept.extend(part.clamp(min=0).cpu().double().numpy() for part in parts)
         for at, (values, aim) in enumerate(zip(read, wanted, strict=True)):
-            own, off = values.double().cpu().numpy(), (values.double() - aim.to(values.device).double()).cpu().numpy()
+            own = values.cpu().double().numpy()
+            off = own - aim.cpu().double().numpy()
             more = np.array([len(own), own.sum(), np.square(own).sum(), np.square(off).sum()])
             self.moments[at] = self.moments.get(at, np.zeros(4)) + more
 

@@ -183,7 +183,15 @@ def loaded_edits(
         if edit.feature is not None and edit.feature in maxima:
             sae, index = find_feature(edit, saes, default)
             values[str(sae.id), index] = maxima[edit.feature].value
-    made = load_edits(loaded, spec, saes, default, lambda sae, index: values[str(sae.id), index])
+
+    def largest(sae: LoadedSae, index: int) -> float:
+        if (str(sae.id), index) not in values:
+            raise InputError(
+                f"the maximum of {sae.id}/{index} is not known.", hint="give the strength as an activation."
+            )
+        return values[str(sae.id), index]
+
+    made = load_edits(loaded, spec, saes, default, largest)
     names = {id(one): target_name(one, edit.direction or "") for one, edit in zip(made, spec.edits, strict=True)}
     ordered = in_forward_order(loaded, made)
     return ordered, [names[id(one)] for one in ordered]

@@ -110,7 +110,7 @@ def _regressed(
             without = states(loaded, batch, edited(loaded, before), [hook])[hook]
         read = _text_rows(batch, seen[0][0])
         more = states(loaded, batch, edited(loaded, after), [hook])[hook] - without
-        wanted = more @ coordinates.T.to(more.device)
+        wanted = (more @ coordinates.T.to(more.device)).to(read.device)
         odd = torch.tensor([window.doc_id % 2 for window in batch.windows], dtype=torch.bool)
         odd = odd[:, None].expand_as(batch.text)[batch.text].to(read.device)
         for side, rows in zip(sums, (~odd, odd), strict=True):
@@ -183,7 +183,7 @@ def _mean(
     for batch in text.batches(loaded):
         with context(), _seen(writer) as seen:
             found = states(loaded, batch, nullcontext(), [hook])[hook]
-        total += found.double().sum(dim=0).cpu()
+        total += found.sum(dim=0).cpu().double()
         given = _text_rows(batch, seen[0][1])
         squares += float(given.square().mean(dim=-1).sqrt().sum())
         n += len(found)
