@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raylens
 from raylens.errors import WorkspaceError
-from raylens.net.ray_access import MODE, no_connection, without_chatter
+from raylens.net.ray_access import MODE, bring_token, no_connection, without_chatter
 from raylens.store.workspace import Workspace
 
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -43,8 +43,7 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
-        # Local clusters listen on loopback only and live as long as this process. For running ones the command line
-        # has brought this user's token, before Ray was imported.
+        # Local clusters listen on loopback only and live as long as this process.
         os.environ.setdefault(MODE, "disabled")
     options: dict[str, object] = {"logging_level": "ERROR", "log_to_driver": False, "configure_logging": False}
     if address is None:
@@ -56,6 +55,8 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
         }
     try:
         with without_chatter(verbose=_verbose()):
+            if address is not None:
+                bring_token(address)
             ray.init(address or "local", **options)  # pyright: ignore[reportArgumentType]  (keywords are checked by Ray)
     except (ConnectionError, AuthenticationError) as error:
         raise no_connection(address, error) from error

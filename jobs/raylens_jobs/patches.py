@@ -8,13 +8,12 @@ from pathlib import Path
 
 from raylens.api.edits import FeatureMax, PatchSpec
 from raylens.catalog import Catalog
-from raylens.catalog.entries import CatalogEntry
 from raylens.engine.candidates import load_candidate, locate_candidate
 from raylens.engine.load import describe_model, load_model
 from raylens.engine.sae_choice import choose
 from raylens.engine.saes import LoadedSae
-from raylens.errors import InputError, RaylensError, UnknownNameError
-from raylens.ids import FeatureId, ShortFeature
+from raylens.errors import InputError, RaylensError
+from raylens.ids import ShortFeature
 from raylens.store.reader import CacheReader
 from raylens.store.selection import feature_of_any_cache, readables
 from raylens.store.workspace import Workspace
@@ -23,6 +22,7 @@ from raylens.workbench.patch_export import ExportSettings, Patchable, export_pat
 from raylens.workbench.patch_import import ImportedPatch, require_fits
 from raylens.workbench.patch_record import PatchRecord
 from raylens.workbench.patch_verify import Verification, verify_patch
+from raylens_jobs.named_saes import named_saes
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +122,6 @@ def cached_maxima(workspace: Workspace, spec: PatchSpec) -> dict[str, FeatureMax
         if len(peaks) and peaks[0] > 0:
             found[edit.feature] = FeatureMax(value=float(peaks[0]), source=f"cache {one.cache_id}")
     return found
-
-
-def named_saes(spec: PatchSpec, catalog: Catalog, model: str) -> tuple[str, ...]:
-    """SAEs that edits name, and of a layer alone the one that the catalogue would suggest.
-
-    Raises:
-        UnknownNameError: None of a layer is known.
-    """
-    rows = sorted(catalog.trained_on(catalog.aliases.canonical(model)), key=CatalogEntry.preference)
-    found: dict[str, None] = dict.fromkeys([spec.sae] if spec.sae is not None else [])
-    for name in (edit.feature for edit in spec.edits if edit.feature is not None):
-        if not name.startswith("f_"):
-            found[str(FeatureId.parse(name).sae)] = None
-        elif spec.sae is None:
-            layer = ShortFeature.parse(name).layer
-            row = next((row for row in rows if row.layer == layer), None)
-            if row is None:
-                raise UnknownNameError(f"no SAE of layer {layer} of {model} is known.", hint="name one with --sae.")
-            found[str(row.sae)] = None
-    return tuple(found)
 
 
 def _loaded(

@@ -7,7 +7,6 @@ from typing import Any
 
 from raylens.api.edits import PatchSpec
 from raylens.catalog import Catalog
-from raylens.catalog.entries import CatalogEntry
 from raylens.config import SteerConfig
 from raylens.engine.candidates import load_candidate
 from raylens.engine.load import load_model, token_strings
@@ -15,12 +14,11 @@ from raylens.engine.sae_choice import choose
 from raylens.engine.saes import LoadedSae
 from raylens.engine.sampling import Dice
 from raylens.engine.text_streams import COLDEST
-from raylens.errors import UnknownNameError
-from raylens.ids import FeatureId, ShortFeature
 from raylens.workbench.edited_reading import compare, next_logits
 from raylens.workbench.edited_text import write
 from raylens.workbench.edits import load_edits
 from raylens.workbench.feature_scale import FeatureScale, sample_scale
+from raylens_jobs.named_saes import named_saes
 
 
 def run_steer(
@@ -55,7 +53,7 @@ def run_steer(
         loaded = load_candidate(config.adapter, config.model, **how)
     else:
         loaded = load_model(config.model, revision=config.revision, quantization=config.quantization, **how)
-    refs = config.saes or _suggested(spec, catalog, catalog.aliases.canonical(config.model))
+    refs = config.saes or named_saes(spec, catalog, config.model)
     saes: dict[str, LoadedSae] = {}
     for choice, _ in choose(refs, loaded.info, catalog, override=config.override_guard, say=say):
         sae = choice.load(str(loaded.device))
@@ -94,23 +92,3 @@ def run_steer(
             written(which, part.text)
         result[which] = "".join(parts)
     return result
-
-
-def _suggested(spec: PatchSpec, catalog: Catalog, model: str) -> tuple[str, ...]:
-    """SAEs that edits name, and of a layer alone the one that the catalogue would suggest."""
-    rows = sorted(catalog.trained_on(model), key=CatalogEntry.preference)
-    found: dict[str, None] = dict.fromkeys([spec.sae] if spec.sae is not None else [])
-    for name in (edit.feature for edit in spec.edits if edit.feature is not None):
-        if not name.startswith("f_"):
-            found[str(FeatureId.parse(name).sae)] = None
-        elif spec.sae is None:
-            layer = ShortFeature.parse(name).layer
-            row = next((row for row in rows if row.layer == layer), None)
-            if row is None:
-                layers = sorted({row.layer for row in rows if row.layer is not None})
-                there = f"the catalogue has SAEs of its layers {', '.join(map(str, layers))}." if layers else ""
-                raise UnknownNameError(
-                    f"no SAE of layer {layer} of {model} is known.", hint=f"{there} Name one with --sae."
-                )
-            found[str(row.sae)] = None
-    return tuple(found)

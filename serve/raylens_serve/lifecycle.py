@@ -20,7 +20,7 @@ from ray import serve
 from ray.exceptions import AuthenticationError
 
 from raylens.errors import InputError, RunError
-from raylens.net.ray_access import no_connection, without_chatter
+from raylens.net.ray_access import bring_token, no_connection, without_chatter
 from raylens.store.process import Process
 from raylens.store.standing import Standing, forget, require_none, write_standing
 from raylens.store.workspace import Workspace
@@ -107,6 +107,8 @@ def _ray(address: str | None, say: Say) -> Iterator[str]:
         where = own.address if own is not None else address
         try:
             with without_chatter(verbose=verbose):
+                if address is not None:
+                    bring_token(address)
                 ray.init(where, **options)
         except (ConnectionError, AuthenticationError) as error:
             raise no_connection(where, error) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from raylens.net.ray_access import MODE, PATH, TOKEN, bring_token
+from raylens.net.ray_access import MODE, PATH, TOKEN
 from raylens.net.secret_file import make_secret
 
 SERVE_VARIABLES: Final[Mapping[str, str]] = {
@@ -25,7 +25,7 @@ def prepare_ray(address: str | None = None) -> None:
     """No telemetry, and a token: Ray's dashboard starts jobs for whoever has it, and for nobody else.
 
     Args:
-        address: Of a running cluster, which has a token of its own or none; None for a Ray that is started here.
+        address: Of a running cluster, which has a token already or wants none; None for a Ray that is started here.
 
     Raises:
         InputError: The token's file cannot be written.
@@ -35,7 +35,6 @@ def prepare_ray(address: str | None = None) -> None:
     for name, value in SERVE_VARIABLES.items():
         os.environ.setdefault(name, value)
     if address is not None:
-        bring_token(address)
         return
     os.environ.setdefault(MODE, "token")
     if os.environ[MODE] == "token" and not os.environ.get(TOKEN):

@@ -150,7 +150,7 @@ class ServedReaders:
     def _elsewhere(self, model: str) -> ConfiguredModel:
         name = self._catalog.aliases.canonical(model)
         if not self._catalog.trained_on(name):
-            if "/" not in model and "\\" not in model and not Path(model).exists():
+            if "/" not in model and "\\" not in model:
                 known = {*self._catalog.models, *self._models}
                 raise UnknownNameError.among("model", model, known, hint="A folder is named with a slash: ./model.")
             name = str(_folder(model, "model"))

@@ -13,9 +13,9 @@ from small_cache import make_cache
 
 
 def environment(live: Live, home: Path) -> dict[str, str]:
-    """Without a word about tokens; Ray asks once, and not for twenty seconds."""
+    """Without a word about tokens."""
     kept = {name: value for name, value in live.environment.items() if name not in (MODE, TOKEN, PATH)}
-    return {**kept, "HOME": str(home), "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    return {**kept, "HOME": str(home)}
 
 
 def test_the_token_that_is_kept_at_home_is_sent_and_where_there_is_none_that_is_said(

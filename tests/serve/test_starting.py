@@ -188,10 +188,7 @@ def test_programs_are_told_nothing_on_the_way(
 
 
 def test_a_cluster_that_wants_another_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    def init(*_: object, **__: object) -> None:
-        raise AuthenticationError("no authentication token was found")
-
-    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("raylens.net.ray_access._refusal", lambda _: AuthenticationError("incorrect"))
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     monkeypatch.setenv(PATH, "/none/at/all")
     said: list[str] = []

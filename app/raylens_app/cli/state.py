@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,24 +13,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKSPACE: Final = "./raylens-data"
 
-
-def _with_token(address: str | None) -> str | None:
-    """Ray reads whether it shall send a token as it is imported, which commands do after their options are read."""
-    from raylens.net.ray_access import bring_token
-
-    bring_token(address)
-    return address
-
-
-def address_option(
-    about: str = "A running Ray cluster, e.g. ray://head:10001 or auto.", panel: str | None = None
-) -> Any:
-    """``--address`` of a command that runs on Ray, with which goes this user's token for that cluster."""
-    return typer.Option("--address", help=about, callback=_with_token, rich_help_panel=panel)
-
-
-Address = Annotated[str | None, address_option("A running Ray cluster, e.g. ray://head:10001 or auto.")]
-
+Address = Annotated[str | None, typer.Option("--address", help="A running Ray cluster, e.g. auto or head:6379.")]
 RunId = Annotated[
     str | None, typer.Option(hidden=True, help="Of the run's record, given by whoever waits for the run: services.")
 ]

@@ -13,7 +13,7 @@ from raylens.errors import InputError
 from raylens_app.cli import chat_options as chat
 from raylens_app.cli.output import duration, note, print_json, print_text, printable, progress
 from raylens_app.cli.passes import print_notes
-from raylens_app.cli.state import address_option, state_of
+from raylens_app.cli.state import state_of
 from raylens_app.cli.suite_options import BaseDir, SuiteName
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def vary(
     prompt_price: chat.PromptPrice = None,
     answer_price: chat.AnswerPrice = None,
     max_calls: chat.MaxCalls = None,
-    address: Annotated[str | None, address_option("A running Ray cluster, for an offline model.", chat.PANEL)] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, for an offline model.", rich_help_panel=chat.PANEL)
+    ] = None,
     base_dir: BaseDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document about the file that is written.")] = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from raylens.errors import InputError, UnknownNameError
 from raylens_app.cli.output import data_size, duration, note, print_json, print_table, print_text, progress
-from raylens_app.cli.state import Address, address_option, state_of
+from raylens_app.cli.state import Address, state_of
 
 if TYPE_CHECKING:
     from raylens.store.files import Files
@@ -164,7 +164,7 @@ def train(
     weights_dtype: Annotated[str, typer.Option(help="Of the saved weights: float32 or float16.")] = "float32",
     checkpoint_steps: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
     buffer_mb: Annotated[int, typer.Option(min=1, help="Activations shuffled together, in MB of memory.")] = 512,
-    address: Annotated[str | None, address_option("Train on a running Ray cluster.")] = None,
+    address: Annotated[str | None, typer.Option(help="Train on a running Ray cluster.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Train an SAE on recorded activations; it is saved in SAELens's format.

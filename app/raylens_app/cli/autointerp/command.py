@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import typer
 
-from raylens.net.ray_access import bring_token
 from raylens_app.cli.output import print_json, print_text
 from raylens_app.cli.state import state_of
 
@@ -73,7 +72,6 @@ def autointerp(context: typer.Context) -> None:
         return
     parsed = parse(words)
     config = parsed.config
-    bring_token(config.address)
     with _token(config.hf_token), _told(config.verbose):
         done = run(parsed, config.workspace or state_of(context).workspace)
     if config.as_json:
