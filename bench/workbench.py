@@ -21,6 +21,7 @@ from raylens.api.edits import Method, Where
 from raylens.client import Client
 from raylens.engine.load import load_model
 from raylens.engine.saes import load_sae
+from raylens.engine.tap import tap
 from raylens.workbench.edited_reading import next_logits
 from raylens.workbench.edits import LoadedEdit
 
@@ -69,13 +70,15 @@ def edited_passes(text: str, n: int) -> dict[str, float]:
     pico, sae = load_model("raylens/pico", device="cpu"), load_sae("raylens-pico-res/layer_3")
     ids = [*pico.prefix_ids, *pico.tokenizer(text, add_special_tokens=False)["input_ids"]]
     hidden = sae.spec.hook
+    codes = sae.sae.encode(tap(pico, [hidden], torch.tensor([ids]))[hidden][0])
+    densest = int((codes > 0).sum(0).argmax())  # the dearest: others that may push it out are encoded where it may fire
     kinds: dict[str, tuple[Method, Where]] = {
         "add": ("add", "all"),
         "clamp": ("clamp", "all"),
         "project_out": ("project_out", "all"),
         "firing": ("add", "firing"),
     }
-    edits = {name: LoadedEdit(hidden, kind[0], 4.0, kind[1], sae=sae, feature=7) for name, kind in kinds.items()}
+    edits = {name: LoadedEdit(hidden, kind[0], 4.0, kind[1], sae=sae, feature=densest) for name, kind in kinds.items()}
     taken: dict[str, list[float]] = {name: [] for name in ("plain", *edits)}
     for turn in range(n + 1):
         for name in taken:
