@@ -151,7 +151,7 @@ class Sessions:
             MismatchError: It was made for another model or width.
         """
         found = await self.session(session)
-        spec, maxima = await self.checked(found, request.spec(found.model or ""))
+        spec, maxima = await self._checked(found, request.spec(found.model or ""))
         made = await self._in_thread(partial(self._patches.create, session, spec, maxima, enabled=request.enabled))
         self._tell(session)
         return made
@@ -164,7 +164,7 @@ class Sessions:
                 f"the patch is for {spec.model}, and the session works on {found.model}.",
                 hint="load that model first, or make the patch for this one.",
             )
-        whole, maxima = await self.checked(found, spec.model_copy(update={"model": found.model}))
+        whole, maxima = await self._checked(found, spec.model_copy(update={"model": found.model}))
         made = await self._in_thread(partial(self._patches.create, session, whole, maxima, enabled=enabled))
         self._tell(session)
         return made
@@ -184,7 +184,7 @@ class Sessions:
         await self._in_thread(partial(self._patches.delete, session, patch))
         self._tell(session)
 
-    async def checked(self, session: Session, spec: PatchSpec) -> tuple[PatchSpec, dict[str, FeatureMax]]:
+    async def _checked(self, session: Session, spec: PatchSpec) -> tuple[PatchSpec, dict[str, FeatureMax]]:
         """A patch with whole names of features, and their maxima where strengths are in units of them."""
         saes = self._saes(session)
         held = await self._hold(session.model, session.adapter, saes)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raylens.workbench.patch_record import Measured, PatchRecord
     from raylens_jobs.patches import PatchedSubject
 
-group = typer.Typer(no_args_is_help=True, help="Patches of a model as LoRA adapters: export, import, verify.")
+group = typer.Typer(no_args_is_help=True, help="Patches of a model: live at the services, and as LoRA adapters.")
 
 _FOUR: Final = "{:.4f}".format
 

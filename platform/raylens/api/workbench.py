@@ -253,9 +253,8 @@ class Edited(Asked):
         adapter: A LoRA on it.
         saes: That the edits name, each with whether the guard is overridden.
         default: Of these: whose features are named in short.
-        spec: What is edited, strengths as activations; None for nothing.
-        text: Which.
-        top: Likely next tokens.
+        specs: What is edited, in order, strengths as activations.
+        text: Which, and what is wanted of it.
     """
 
     model: str

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 
 from raylens.api.edits import Patch, PatchSpec
 from raylens.api.workbench import (
@@ -38,8 +39,8 @@ PatchName = Annotated[str, Path(description="Of a patch.", max_length=64)]
 SessionName = Annotated[str | None, Header(alias=HEADER, description="The session; its cookie does as well.")]
 
 
-def session_of(request: Request, named: str | None = None) -> str | None:
-    """The session that a request names, by header or cookie; None where it names none.
+def session_of(request: HTTPConnection, named: str | None = None) -> str | None:
+    """The session that a request or a socket names, by header or cookie; None where it names none.
 
     Raises:
         InputError: It is no name of a session.

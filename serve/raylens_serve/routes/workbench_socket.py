@@ -21,7 +21,7 @@ from raylens.api.reading import KEPT
 from raylens.api.workbench import InferenceRequest, PatchId
 from raylens.errors import InputError
 from raylens_serve.problems import answer
-from raylens_serve.routes.workbench import COOKIE, HEADER
+from raylens_serve.routes.workbench import session_of
 from raylens_serve.sessions import Sessions
 
 
@@ -48,7 +48,11 @@ def workbench_socket(sessions: Sessions, prefix: str) -> APIRouter:
     @routes.websocket("/ws/inference")
     async def inference(socket: WebSocket) -> None:
         await socket.accept()
-        name = socket.query_params.get("session") or socket.headers.get(HEADER) or socket.cookies.get(COOKIE) or ""
+        try:
+            name = session_of(socket, socket.query_params.get("session")) or ""
+        except InputError as error:
+            await socket.close(4400, error.message)
+            return
         live = _Live(socket, sessions, name)
         sessions.watch(name, live.changed)
         pushing = asyncio.create_task(live.push())
