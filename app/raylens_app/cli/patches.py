@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from raylens.errors import InputError, WorkspaceError
-from raylens_app.cli import live_patches
+from raylens_app.cli import live_patches, patch_suggest
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import State, state_of
 
@@ -37,6 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 def register(app: typer.Typer) -> None:
     """Add the ``patch`` group."""
     live_patches.register(group)
+    patch_suggest.register(group)
     app.add_typer(group, name="patch", rich_help_panel="Workbench")
 
 

@@ -52,7 +52,7 @@ def near_forms(
         OutOfMemoryError: A pass does not fit.
     """
     edits = on_every_token(edits)
-    plain = _unfitted(loaded, edits)
+    plain = plain_forms(loaded, edits)
     found = list(plain)
     n_steps = len(plain) + 1
     for done, form in enumerate(plain):
@@ -92,7 +92,13 @@ def choose(measured: Measured, name: str | None = None) -> FormFigures:
     return min(forms, key=lambda form: (form.missed, form.kl.value))
 
 
-def _unfitted(loaded: LoadedModel, edits: Sequence[LoadedEdit]) -> list[Form]:
+def plain_forms(loaded: LoadedModel, edits: Sequence[LoadedEdit]) -> list[Form]:
+    """Forms that come near edits, in forward order, and are fitted to no text.
+
+    Raises:
+        InputError: Nothing writes before a point, or weights are quantized.
+    """
+    edits = on_every_token(edits)
     deepest = max(require_last_writer(loaded, edit.hook).layer for edit in edits) + 1
     made = [Form("writers", assembled(loaded, edits))]
     made += [Form(f"last_{n}", assembled(loaded, edits, last_blocks=n)) for n in _BLOCKS if n < deepest]

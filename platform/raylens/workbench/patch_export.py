@@ -22,7 +22,7 @@ from raylens.errors import InputError
 from raylens.workbench.edits import LoadedEdit, find_feature, load_edits
 from raylens.workbench.feature_scale import sample_scale
 from raylens.workbench.patch_adapter import require_place, write_patch
-from raylens.workbench.patch_choice import choose, exact_form, is_fitted, near_forms
+from raylens.workbench.patch_choice import choose, exact_form, is_fitted, near_forms, plain_forms
 from raylens.workbench.patch_divergence import Variant, measure, target_name
 from raylens.workbench.patch_factors import Changes, Factors, applied
 from raylens.workbench.patch_fit import joined
@@ -47,6 +47,7 @@ class ExportSettings:
         ctx_len: Tokens of a window.
         approximate: Also export edits of some tokens only, as ones of all tokens.
         form: Which to write; None for the best.
+        fit: Also try forms that are fitted to ``fit_text``.
         report: Called with what is done, predictions done and how many there are.
     """
 
@@ -56,6 +57,7 @@ class ExportSettings:
     ctx_len: int = CTX_LEN
     approximate: bool = False
     form: str | None = None
+    fit: bool = True
     report: Callable[[str, int, int], None] = field(default=lambda _what, _done, _all: None)
 
 
@@ -121,11 +123,13 @@ def export_patch(
     more = _candidate_factors(subject)
     text = read_text(loaded, settings.text, settings.n_tokens, settings.ctx_len)
     require_sane(loaded, edits, text)
-    if reasons:
+    if not reasons:
+        forms = [exact_form(loaded, edits)]
+    elif settings.fit:
         fit_text = read_text(loaded, settings.fit_text, settings.n_tokens, settings.ctx_len)
         forms = near_forms(loaded, edits, fit_text, partial(settings.report, "fitting"))
     else:
-        forms = [exact_form(loaded, edits)]
+        forms = plain_forms(loaded, edits)
     measured = _measured(loaded, edits, names, forms, text, settings)
     chosen = choose(measured, settings.form)
     changes = next(form.changes for form in forms if form.name == chosen.name)
