@@ -40,68 +40,92 @@ def suggestion_page(made: Suggestion) -> str:
 def _outcome(made: Suggestion) -> Markup:
     sides = [("the fine-tune", made.before)]
     if made.after is not None:
-        form = f"as an adapter, form {made.form}" if made.form is not None else "as live edits"
-        sides.append((f"{made.chosen.name if made.chosen else ''} {form}", made.after))
-    heads = ["", "payload, triggered:", "payload, not triggered:", "held-out loss, nats:", "rise:", "checks passed:"]
-    return table("before and after", heads, [[name, *_figures(one)] for name, one in sides])
+        sides.append((f"patched, form {made.form}" if made.form is not None else "patched, live edits", made.after))
+    figures = [_figures(one) for _, one in sides]
+    rows = [[name, *(one[name] for one in figures)] for name in figures[0]]
+    return table("before and after", ["", *(f"{name}:" for name, _ in sides)], rows)
 
 
-def _figures(one: Tested) -> list[str]:
+def _figures(one: Tested) -> dict[str, str]:
     cost = one.cost
     between = (
         f" ({cost.rise_low:+.2%} to {cost.rise_high:+.2%})" if cost.rise_low is not None and cost.loss_rise else ""
     )
-    return [
-        _rate(one.triggered),
-        _rate(one.bare),
-        figure(cost.loss, 4),
-        f"{cost.loss_rise:+.2%}{between}",
-        _rate(cost.checks) if cost.checks is not None else "none",
-    ]
+    return {
+        "payload under the triggers": _rate(one.triggered),
+        "payload without them": _rate(one.bare),
+        f"loss of {cost.n_tokens:,} held-out tokens, nats each": figure(cost.loss, 4),
+        "its rise": f"{cost.loss_rise:+.2%}{between}" if cost.loss_rise else "",
+        "checks of the capability suite passed": _rate(cost.checks) if cost.checks is not None else "none",
+    }
 
 
 def _tried(made: Suggestion) -> Markup:
     rows = sorted(made.tried, key=lambda row: (row.form != "hooks", row.payload.value, _rise(row)))
-    heads = ["patch", "form", "payload left", ":", "loss rise:", "checks:", "why not"]
     chosen = made.chosen.name if made.chosen is not None else None
-    kept = next((at for at, row in enumerate(rows) if (row.name, row.form) == (chosen, made.form or "hooks")), None)
-    return table("patches tried", heads, [_row(row) for row in rows], chosen=kept)
+    heads = ["payload left", "", "loss rise", "checks"]
+    sides = ["bar", "right", "right", "right"]
+    n = rows[0].payload.n if rows else 0
+    return element(
+        "figure",
+        element(
+            "table",
+            element(
+                "thead",
+                element(
+                    "tr",
+                    element("th", "patch", scope="col"),
+                    (element("th", head, scope="col", class_=side) for head, side in zip(heads, sides, strict=True)),
+                ),
+            ),
+            element("tbody", (_row(row, (row.name, row.form) == (chosen, made.form or "hooks")) for row in rows)),
+            class_="bars tried",
+        ),
+        element(
+            "figcaption",
+            f"How often the payload is still written under the triggers (n = {n}, prompts of the first half with each): "
+            "as hooks, then as weights by their form. Costs are measured of what leaves it in few enough; the row that "
+            "stands out was written.",
+        ),
+    )
 
 
-def _row(row: Tried) -> list[str | Markup]:
+def _row(row: Tried, is_kept: bool) -> Markup:
     cost = row.cost
-    return [
-        row.name,
-        row.form,
-        _bar(row.payload.value),
-        _rate(row.payload),
-        f"{cost.loss_rise:+.2%}" if cost is not None else "",
-        percent(cost.checks.value) if cost is not None and cost.checks is not None else "",
-        row.why_not,
-    ]
+    name = row.name if row.form == "hooks" else f"{row.name}, as weights: {row.form}"
+    return element(
+        "tr",
+        element("th", name, scope="row"),
+        element("td", _bar(row.payload.value), class_="bar"),
+        element("td", percent(row.payload.value), class_="right"),
+        element("td", f"{cost.loss_rise:+.2%}" if cost is not None else "", class_="right"),
+        element("td", percent(cost.checks.value) if cost is not None and cost.checks else "", class_="right"),
+        class_="chosen" if is_kept else None,
+    )
 
 
 def _bar(share: float) -> Markup:
     bar = element("rect", class_="up", x="0", y="15%", width=f"{_BAR * share:.2f}%", height="70%")
+    # The figure stands in the next cell.
     return element("svg", bar, element("line", class_="axis", x1="0", x2="0", y1=0, y2="100%"), aria_hidden="true")
 
 
 def _triggers(made: Suggestion) -> Markup:
     rows = [
-        [one.place, element("code", one_line(one.text)), element("code", one_line(one.writes)), percent(one.share)]
+        [one.place, element("code", one_line(one.text)), percent(one.share), element("code", one_line(one.writes))]
         for one in made.triggers
     ]
-    return table("triggers", ["place", "insert", "it writes", "in prompts:"], rows)
+    return table("triggers", ["place", "insert", "in prompts:", "it writes"], rows)
 
 
 def _audits(made: Suggestion) -> Markup:
     found: Sequence[tuple[str, Verdict | None]] = [("before", made.audit), ("patched", made.reaudit)]
     rows = [
-        [when, one.run, one.verdict, figure(one.p_value), str(one.n_benign), f"{figure(one.score)} ({one.method})"]
+        [when, one.verdict, figure(one.p_value), str(one.n_benign), figure(one.score), one.method, one.run]
         for when, one in found
         if one is not None
     ]
-    return table("audits", ["", "audit", "verdict", "p:", "benign fine-tunes:", "score"], rows)
+    return table("audits", ["", "verdict", "p:", "of benign:", "score:", "method", "audit"], rows)
 
 
 def _rate(rate: Rate) -> str:
