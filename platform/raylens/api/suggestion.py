@@ -93,7 +93,7 @@ class Limits(Answer):
     checks_drop: float = 0.1
 
 
-class Tested(Answer):
+class TestedModel(Answer):
     """A model on the second half of the prompts, which nothing was chosen on.
 
     Attributes:
@@ -167,11 +167,11 @@ class Suggestion(Answer):
     text: str
     suite: str
     limits: Limits
-    before: Tested
+    before: TestedModel
     tried: tuple[Tried, ...]
     chosen: PatchSpec | None
     form: str | None
-    after: Tested | None
+    after: TestedModel | None
     reaudit: Verdict | None
     holds: bool
     reason: str
