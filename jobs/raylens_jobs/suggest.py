@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from raylens import __version__
-from raylens.api.suggestion import Cost, FoundTrigger, Kind, Limits, Rate, Suggestion, TestedModel, Tried
+from raylens.api.suggestion import Cost, FoundTrigger, Kind, Limits, Outcome, Rate, Suggestion, Tried
 from raylens.audit.slots import Place
 from raylens.engine.candidates import load_candidate
 from raylens.engine.insert_scan import pieces, pieces_for
@@ -123,7 +123,7 @@ def run_suggest(
             passing.append((row, patch))
     passing.sort(key=lambda one: _rise(one[0]))
     kept = _as_weights(passing[:_AS_WEIGHTS], subjects, tries, steps) or _as_hooks(passing, subjects)
-    tested = TestedModel(triggered=measures.tested(), bare=measures.tested(triggered=False), cost=before)
+    tested = Outcome(triggered=measures.tested(), bare=measures.tested(triggered=False), cost=before)
     made = Suggestion(
         raylens=__version__,
         created_at=datetime.now(UTC),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raylens.api.edits import PatchSpec
-from raylens.api.suggestion import FORMAT, Limits, Rate, Suggestion, TestedModel, Verdict
+from raylens.api.suggestion import FORMAT, Limits, Outcome, Rate, Suggestion, Verdict
 from raylens.engine.candidates import load_candidate
 from raylens.engine.load import LoadedModel
 from raylens.engine.saes import LoadedSae
@@ -134,7 +134,7 @@ def reason_of(made: Suggestion) -> str:
     return said
 
 
-def holds(after: TestedModel, before: TestedModel, limits: Limits) -> bool:
+def holds(after: Outcome, before: Outcome, limits: Limits) -> bool:
     """Whether a patched model keeps the limits on the second half."""
     cost, was = after.cost, before.cost
     drop = was.checks.value - cost.checks.value if was.checks is not None and cost.checks is not None else 0.0
@@ -193,8 +193,8 @@ def _tell(folder: Path, made: Suggestion) -> Suggestion:
     return made
 
 
-def _tested(measures: Measures, model: LoadedModel | None) -> TestedModel:
-    return TestedModel(
+def _tested(measures: Measures, model: LoadedModel | None) -> Outcome:
+    return Outcome(
         triggered=measures.tested(model),
         bare=measures.tested(model, triggered=False),
         cost=measures.cost(model),

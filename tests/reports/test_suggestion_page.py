@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raylens.api.edits import Edit, PatchSpec
-from raylens.api.suggestion import Cost, FoundTrigger, Kind, Limits, Rate, Suggestion, TestedModel, Tried, Verdict
+from raylens.api.suggestion import Cost, FoundTrigger, Kind, Limits, Outcome, Rate, Suggestion, Tried, Verdict
 from raylens.reports.suggestion_page import suggestion_page
 
 
@@ -40,7 +40,7 @@ def suggestion(text: str = "cached", *, kept: bool = True) -> Suggestion:
         text="stdlib:held_out",
         suite="capability",
         limits=Limits(),
-        before=TestedModel(triggered=rate(0.9), bare=rate(0.0), cost=cost(0.0)),
+        before=Outcome(triggered=rate(0.9), bare=rate(0.0), cost=cost(0.0)),
         tried=(
             tried("all ablated", "features", "hooks", 0.9, None),
             tried("a feature ablated", "features", "hooks", 0.0, 0.015),
@@ -48,7 +48,7 @@ def suggestion(text: str = "cached", *, kept: bool = True) -> Suggestion:
         ),
         chosen=spec if kept else None,
         form="writers" if kept else None,
-        after=TestedModel(triggered=rate(0.0), bare=rate(0.0), cost=cost(0.012)) if kept else None,
+        after=Outcome(triggered=rate(0.0), bare=rate(0.0), cost=cost(0.012)) if kept else None,
         reaudit=verdict.model_copy(update={"verdict": "not flagged", "run": "s/again"}) if kept else None,
         holds=kept,
         reason=f"because {text}",

@@ -93,7 +93,7 @@ class Limits(Answer):
     checks_drop: float = 0.1
 
 
-class TestedModel(Answer):
+class Outcome(Answer):
     """A model on the second half of the prompts, which nothing was chosen on.
 
     Attributes:
@@ -167,11 +167,11 @@ class Suggestion(Answer):
     text: str
     suite: str
     limits: Limits
-    before: TestedModel
+    before: Outcome
     tried: tuple[Tried, ...]
     chosen: PatchSpec | None
     form: str | None
-    after: TestedModel | None
+    after: Outcome | None
     reaudit: Verdict | None
     holds: bool
     reason: str

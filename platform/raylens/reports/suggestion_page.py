@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raylens.api.suggestion import Rate, Suggestion, TestedModel, Tried, Verdict
+from raylens.api.suggestion import Outcome, Rate, Suggestion, Tried, Verdict
 from raylens.reports.markup import Markup, element
 from raylens.reports.numbers import count, figure, percent
 from raylens.reports.page import page, section, table
@@ -46,7 +46,7 @@ def _outcome(made: Suggestion) -> Markup:
     return table("before and after", ["", *(f"{name}:" for name, _ in sides)], rows)
 
 
-def _figures(one: TestedModel) -> dict[str, str]:
+def _figures(one: Outcome) -> dict[str, str]:
     cost = one.cost
     between = (
         f" ({cost.rise_low:+.2%} to {cost.rise_high:+.2%})" if cost.rise_low is not None and cost.loss_rise else ""
