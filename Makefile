@@ -7,7 +7,7 @@ export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench bundle constraints clean
+.PHONY: help demo test test-slow check format bench bundle browser screenshots constraints clean
 
 help: ## what each target does
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,20 @@ bench: $(BIN)/.installed ## ratios against their floors, into bench/results
 
 bundle: $(BIN)/.installed ## rebuild every embedded artefact (about two hours on 2 cores)
 	@$(BIN)/python -m raylens_jobs.bundle all
+
+browser: ## Debian's Chromium for the tests in a browser, where there is none
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then \
+	  echo "Chromium is there"; \
+	elif ! command -v apt-get >/dev/null; then \
+	  echo "install Chromium by this system's own packages; the tests find it by the name chromium" >&2; exit 1; \
+	elif [ "$$(id -u)" != 0 ]; then \
+	  echo "this needs root: sudo apt-get install -y --no-install-recommends chromium" >&2; exit 1; \
+	else \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	fi
+
+screenshots: $(BIN)/.installed ## pictures of every page into docs/screenshots; WORKSPACE names one that raylens demo made
+	@$(BIN)/python -m raylens_app.web.screenshots $(if $(WORKSPACE),--workspace $(WORKSPACE))
 
 constraints: ## pin what is installed now
 	@(echo "# The tested set. Made with: make constraints (pip freeze of an environment in which the tests pass)."; \

@@ -19,6 +19,7 @@ from raylens.labels.explanations import one_line
 from raylens.labels.lookup import Lookup
 from raylens.llm.settings import ChatSettings
 from raylens.specs import ModelInfo, SaeSpec
+from raylens.store.example_reader import require_examples
 from raylens.store.findings import Findings
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
@@ -143,6 +144,7 @@ def _pass_of(
         try:
             reader = CacheReader(workspace, held.cache_id)
             if _is_of(reader, reference, sae):
+                require_examples(reader)
                 return explanations_of(config, reader, sae.id, chat), ""
             why = "this SAE's caches in the workspace are of another model, or of other weights"
         except RaylensError as error:

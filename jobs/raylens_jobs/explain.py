@@ -27,6 +27,7 @@ from raylens.explain.reply import Unreadable, read_reply, retry_messages
 from raylens.ids import SaeId
 from raylens.llm.errors import ContextTooLongError, EndpointUnavailableError, RequestRefusedError
 from raylens.llm.settings import ChatSettings
+from raylens.store.example_reader import require_examples
 from raylens.store.findings import Findings
 from raylens.store.ranges import range_of
 from raylens.store.reader import CacheReader
@@ -91,6 +92,7 @@ def run_explain(
     """
     began = time.monotonic()
     reader = CacheReader(workspace, cache_id)
+    require_examples(reader)
     d_sae = reader.d_sae(sae)
     for feature in config.features or ():
         range_of(d_sae, feature)  # refuses what the SAE does not have

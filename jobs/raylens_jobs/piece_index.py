@@ -14,7 +14,7 @@ import ray
 from raylens.config import ExplainConfig, ScoreConfig
 from raylens.errors import InputError, StoppedError
 from raylens.store import piece_index as stored
-from raylens.store.example_reader import require_unpacked
+from raylens.store.example_reader import require_examples
 from raylens.store.piece_vectors import PieceRow, WindowRange, window_ranges
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
@@ -48,7 +48,7 @@ def ensure_index(
     if config.non_activating_source != "faiss":
         return None
     reader = CacheReader(workspace, cache_id)
-    require_unpacked(reader)
+    require_examples(reader)
     embedding = Embedding.of(config.embedding_model)
     of = Corpus(workspace.url, reader.cache_id, embedding, config.example_ctx_len, len(reader.info["prefix_ids"]))
     vectors, ranges = of.vectors(), window_ranges(reader.manifest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raylens.catalog.lookup import Catalog
+from raylens.catalog.release_layers import earlier_in_release
 from raylens.catalog.user import find_user_file
 from raylens.config import ProvenanceConfig
 from raylens.engine.load import LoadedModel, load_model
@@ -156,11 +157,4 @@ def _earlier(own: SaeSpec, known: dict[SaeId, dict[str, Any]], catalog: Catalog)
         return []
     layers = {sae: info.get("spec", {}).get("layer") for sae, info in known.items() if info.get("choice")}
     found = [sae for sae, its in layers.items() if its is not None and its < layer]
-    if found:
-        return found
-    try:
-        release = catalog.release(own.id.release)
-    except UnknownNameError:
-        return []
-    mates = [one for one in release if one.layer is not None and one.layer < layer]
-    return [one.sae for one in mates] if len({one.layer for one in mates}) == len(mates) else []
+    return found or earlier_in_release(catalog, own.id, layer)

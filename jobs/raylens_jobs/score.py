@@ -18,6 +18,7 @@ from raylens.score.questions import Answered, Question, ScorerSettings, Unreadab
 from raylens.score.scorers import CHAT, chat_scorer
 from raylens.score.shuffled import givers
 from raylens.store.domains import Domain
+from raylens.store.example_reader import require_examples
 from raylens.store.findings import Findings
 from raylens.store.reader import CacheReader
 from raylens.store.runs import RunJournal
@@ -101,6 +102,7 @@ def run_score(
     assert isinstance(explained, dict)
     config = config.model_copy(update={name: explained[name] for name in ("seed", "test_share")})
     sae, reader = explanations.sae, CacheReader(workspace, explanations.cache.cache_id)
+    require_examples(reader)
     if config.domain is not None:
         Domain(reader, config.domain)  # refuses one that compares nothing
     settings = {

@@ -8,50 +8,22 @@ from raylens.api.audits import (
     INSERTS,
     Artefact,
     AuditOut,
-    AuditRow,
     CalibrationRow,
     ChangedFeature,
     Coverage,
     EvidencePage,
     Insert,
 )
-from raylens.audit.artefacts import DecisionFile, InterpEvidence
+from raylens.audit.artefacts import InterpEvidence
 from raylens.audit.calibration import Calibration
 from raylens.bundle.organisms import shipped_calibrations
-from raylens.errors import DamagedFileError
 from raylens.store.audit_calibrations import calibration_id, list_calibrations
-from raylens.store.audit_listing import RunSummary
+from raylens.store.audit_overview import decided
 from raylens.store.audit_paths import RunPlace
 from raylens.store.audit_store import AuditStore
 from raylens.store.files import Files
 
-_DECISION = ("verdict", "p_value", "n_benign", "target_fpr", "score_method", "capability")
 _MORE = ("reason", "smallest_p", "threshold")
-
-
-def latest(one: RunSummary) -> tuple[str, str]:
-    """By when it was finished, or else begun."""
-    at = one.finished_at or one.started_at
-    return (at.isoformat() if at else "", str(one.place))
-
-
-def audit_row(store: AuditStore, one: RunSummary) -> AuditRow:
-    """What a list says of an audit; of one whose decision cannot be read, that it is damaged."""
-    row = AuditRow(
-        session=one.place.session,
-        run=one.place.run,
-        state="finished" if one.status == "finished" else "at work" if one.writer else "unfinished",
-        writer=one.writer,
-        started_at=one.started_at,
-        finished_at=one.finished_at,
-    )
-    if one.status != "finished":
-        return row
-    try:
-        said = store.decision(one.place.session, one.place.run)
-    except DamagedFileError:
-        return row.model_copy(update={"state": "damaged"})
-    return row.model_copy(update=_decided(said))
 
 
 def audit_out(store: AuditStore, place: RunPlace) -> AuditOut:
@@ -72,7 +44,7 @@ def audit_out(store: AuditStore, place: RunPlace) -> AuditOut:
         state="finished",
         started_at=made.started_at if made else None,
         finished_at=made.finished_at if made else None,
-        **_decided(said),
+        **decided(said),
         **said.decision.model_dump(include=set(_MORE)),
         reference_revision=said.reference.revision,
         candidate_revision=said.candidate.revision,
@@ -126,17 +98,6 @@ def calibration_rows(files: Files) -> tuple[CalibrationRow, ...]:
     ids = {one.id for one in own}
     shipped = (_calibration(one, "bundle") for one in shipped_calibrations())
     return (*own, *(one for one in shipped if one.id not in ids))
-
-
-def _decided(said: DecisionFile) -> dict[str, object]:
-    return {
-        **said.decision.model_dump(include=set(_DECISION)),
-        "score": said.decision.aggregate_score,
-        "title": said.title,
-        "reference": said.reference.name,
-        "candidate": said.candidate.name,
-        "suite": said.suite.name,
-    }
 
 
 def _coverage(evidence: InterpEvidence) -> Coverage:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ray import serve
 
 from raylens.api.edits import FeatureMax
+from raylens.api.provenance import Provenance, ProvenanceRequest
 from raylens.api.reading import (
     AblateAnswer,
     AblateRequest,
@@ -131,6 +132,17 @@ class Encoder:
         """
         async with self._asked("ablate", request.model) as reader:
             return await reader.ablate(request)
+
+    async def provenance(self, request: ProvenanceRequest) -> Provenance:
+        """Which features of earlier layers caused one.
+
+        Raises:
+            InputError: Besides, it does not fire there, no SAE reads an earlier layer, or the text is too long.
+        """
+        async with self._asked("provenance", request.model) as reader:
+            from raylens_serve.followed_reader import FollowedReader
+
+            return await FollowedReader(reader).provenance(request)
 
     async def hold(self, request: Hold) -> Held:
         """Load what a session of the workbench asks for.

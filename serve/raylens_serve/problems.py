@@ -59,10 +59,11 @@ def problem(status: int, message: str, hint: str = "", kind: str = "InputError")
 
 def as_raylens(error: BaseException) -> RaylensError | None:
     """What an error is to a client, wherever it was raised; None where it is a fault of ours."""
-    if isinstance(error, RaylensError):
-        return error
+    # First of all: Ray makes it a subclass of what it wraps, whose name is no class of ours.
     if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         return as_raylens(error.cause)
+    if isinstance(error, RaylensError):
+        return error
     if isinstance(error, BackPressureError):
         return OverloadedError("too many requests are waiting.", hint=f"try again in {RETRY_S} s.")
     if isinstance(error, RayActorError) or (isinstance(error, RayError | RayServeException) and not _is_task(error)):

@@ -33,7 +33,7 @@ from raylens.engine.sae_choice import SaeChoice, choose
 from raylens.engine.saes import LoadedSae
 from raylens.errors import InputError, MismatchError, UnknownNameError
 from raylens.ids import SaeId
-from raylens.specs import ModelInfo
+from raylens.specs import ModelInfo, SaeSpec
 from raylens.store.base_dir import inside_base
 from raylens_serve.once import Once
 from raylens_serve.pass_queue import PassQueue
@@ -104,8 +104,13 @@ class ServedReaders:
                 raise InputError(f"{name} is configured twice.", hint="name each model once, with all of its SAEs.")
             self._models[name] = ConfiguredModel(name, one, _config(one, encoder))
         self._described: Once[str, tuple[ModelInfo, Need]] = Once()
-        self._chosen: Once[tuple[str, str, bool], Need] = Once()
+        self._chosen: Once[tuple[str, str, bool], tuple[Need, SaeSpec]] = Once()
         self._has_dropped = False
+
+    @property
+    def catalog(self) -> Catalog:
+        """For names, hook points and the guard."""
+        return self._catalog
 
     @property
     def models(self) -> tuple[ConfiguredModel, ...]:
@@ -159,7 +164,8 @@ class ServedReaders:
         return ConfiguredModel(name, settings, _config(settings, self._encoder))
 
     async def attached_sae(self, served: ConfiguredModel, name: str, override: bool) -> Need:
-        """An SAE that a session attached: of the catalogue, or a folder inside the base directory.
+        """An SAE of a session: of the catalogue, one that the services were configured with, or a folder inside the
+        base directory.
 
         Args:
             served: The model that it shall read.
@@ -172,8 +178,10 @@ class ServedReaders:
         """
         info, _ = await self._model(served)
         row = self._row(name)
-        ref = str(row.sae) if row is not None else str(_folder(name, "SAE"))
-        return await self._sae(served, info, ref, override)
+        configured = {ref for one in self._models.values() for ref in one.settings.saes or ()}
+        ref = str(row.sae) if row is not None else name if name in configured else str(_folder(name, "SAE"))
+        need, _ = await self._sae(served, info, ref, override)
+        return need
 
     def dropped(self) -> None:
         """Told when something that was loaded is held no longer."""
@@ -201,12 +209,18 @@ class ServedReaders:
             UnknownNameError: One is not served; lists those that are.
             MismatchError: One was trained on another model, or does not fit.
         """
+        return [need for need, _ in await self.chosen(served, names, override)]
+
+    async def chosen(
+        self, served: ConfiguredModel, names: Sequence[str] | None, override: bool
+    ) -> list[tuple[Need, SaeSpec]]:
+        """The same, each with what it is; raises as :meth:`saes`."""
         info, _ = await self._model(served)
         override = override and served.settings.override_guard
         if names is not None:
             refs = [self._reference(served, info, name, override) for name in dict.fromkeys(names)]
             return [await self._sae(served, info, ref, override) for ref in refs]
-        found: list[Need] = []
+        found: list[tuple[Need, SaeSpec]] = []
         refusal: MismatchError | None = None
         for ref in served.settings.saes or self._of_catalog(served)[:1]:
             try:
@@ -254,10 +268,10 @@ class ServedReaders:
         load = partial(self._load_model, served)
         return info, Need(served.name, served.name, size, working, load, _model_size)
 
-    async def _sae(self, served: ConfiguredModel, info: ModelInfo, ref: str, override: bool) -> Need:
+    async def _sae(self, served: ConfiguredModel, info: ModelInfo, ref: str, override: bool) -> tuple[Need, SaeSpec]:
         return await self._chosen.of((served.name, ref, override), partial(self._choose, served, info, ref, override))
 
-    async def _choose(self, served: ConfiguredModel, info: ModelInfo, ref: str, override: bool) -> Need:
+    async def _choose(self, served: ConfiguredModel, info: ModelInfo, ref: str, override: bool) -> tuple[Need, SaeSpec]:
         find = partial(choose, [ref], info, self._catalog, override=override, say=_say_nothing)
         with _own_words():
             ((choice, spec),) = await _in(self._files, find)
@@ -265,7 +279,7 @@ class ServedReaders:
         working = encoding_bytes(spec, device, self._encoder.batch_tokens)
         load = partial(self._load_sae, choice, device)
         name = f"{spec.id} for {served.name}"
-        return Need(name, served.name, sae_bytes(spec), working, load, _sae_size)
+        return Need(name, served.name, sae_bytes(spec), working, load, _sae_size), spec
 
     async def _load_model(self, served: ConfiguredModel) -> HeldModel:
         config = served.config

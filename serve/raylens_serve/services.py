@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from raylens.api.edits import FeatureMax
 from raylens.api.extraction import Extraction
+from raylens.api.provenance import Provenance, ProvenanceRequest
 from raylens.api.reading import (
     AblateAnswer,
     AblateRequest,
@@ -179,6 +180,10 @@ class EncoderClient:
     async def ablate(self, request: AblateRequest) -> AblateAnswer:
         """What each input token does for the output."""
         return await self.caller.call("ablate", request, model=_held_as(request.model))
+
+    async def provenance(self, request: ProvenanceRequest) -> Provenance:
+        """Which features of earlier layers caused one."""
+        return await self.caller.call("provenance", request, model=_held_as(request.model))
 
     async def hold(self, request: Hold) -> Held:
         """Load what a session of the workbench asks for."""

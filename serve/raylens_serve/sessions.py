@@ -156,6 +156,17 @@ class Sessions:
         self._tell(session)
         return made
 
+    async def change(self, session: str, patch: str, request: PatchRequest) -> Patch:
+        """Have a patch do something else; raises as :meth:`create`, and UnknownNameError where there is none."""
+        found = await self.session(session)
+        await self.patch(session, patch)
+        spec, maxima = await self._checked(found, request.spec(found.model or ""))
+        changed = await self._in_thread(partial(self._patches.change, session, patch, spec, maxima))
+        if "enabled" in request.model_fields_set:
+            changed = await self._in_thread(partial(self._patches.switch, session, patch, request.enabled))
+        self._tell(session)
+        return changed
+
     async def add(self, session: str, spec: PatchSpec, *, enabled: bool = True) -> Patch:
         """Keep a patch that was made elsewhere; raises as :meth:`create`."""
         found = await self.session(session)

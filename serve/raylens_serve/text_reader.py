@@ -43,7 +43,7 @@ from raylens.engine.model_memory import free_bytes
 from raylens.engine.model_shelf import ADVICE, Need, Shelf
 from raylens.engine.passage import passage_tokens, span_tokens
 from raylens.engine.saes import LoadedSae
-from raylens.engine.token_effects import Effects, EffectsWanted, Steps, token_effects
+from raylens.engine.token_effects import EffectsWanted, Steps, token_effects
 from raylens.errors import OutOfMemoryError, UnknownNameError
 from raylens_serve.metrics import Metrics
 from raylens_serve.served_readers import HeldModel, ServedReaders
@@ -157,7 +157,7 @@ class TextReader:
             limit = self._settings.limits.tokens
             tokens = await self.help(partial(span_tokens, loaded, request.input, request.output, limit))
             wanted = EffectsWanted(request.features, request.n_tokens, request.counterfactuals, request.substitutes)
-            effects = await self._measure(
+            effects = await self.measure(
                 token_effects(loaded, tokens, sae, wanted, self._settings.encoder.batch_tokens)
             )
             self._metrics.tokens(served.name, len(tokens.ids))
@@ -189,6 +189,27 @@ class TextReader:
         """Tell the metrics how much memory is taken."""
         self._metrics.loaded(sum(self._shelf.held().values()))
 
+    def count_tokens(self, model: str, n_tokens: int) -> None:
+        """Tell the metrics how many tokens a model has read."""
+        self._metrics.tokens(model, n_tokens)
+
+    def require(self, size: int, what: str) -> None:
+        """Refuse work that needs more memory than there is beside what is loaded.
+
+        Args:
+            size: Bytes, estimated.
+            what: Is done.
+
+        Raises:
+            OutOfMemoryError: It does not fit.
+        """
+        loaded = sum(self._shelf.held().values())
+        room = self._limit(loaded) - loaded
+        if size > room:
+            raise OutOfMemoryError(
+                f"{what} needs about {size / 1e6:,.0f} MB, and {max(0, room) / 1e6:,.0f} MB can be had.", hint=ADVICE
+            )
+
     @property
     def limit(self) -> int:
         """Tokens of a text that are read at most."""
@@ -204,7 +225,8 @@ class TextReader:
         except OutOfMemoryError as error:
             raise OutOfMemoryError(error.message, hint=ADVICE) from error
 
-    async def _measure(self, steps: Steps[Effects]) -> Effects:
+    async def measure(self, steps: Steps[T]) -> T:
+        """Work of many passes in the models' thread, in which others have a turn after each step."""
         while True:
             done = await _in(self._thread, partial(_step, steps))
             if done is not None:

@@ -72,7 +72,7 @@ def raised(name: str) -> None:
     if name == "ValueError":
         raise ValueError("a secret stands in this message")
     if name == "task":
-        raise RayTaskError("f", "trace", UnknownNameError("no such span.", hint="list them."))
+        raise RayTaskError("f", "trace", UnknownNameError("no such span.", hint="list them.")).as_instanceof_cause()
     if name == "died":
         raise ActorDiedError
     if name == "pressure":

@@ -35,6 +35,15 @@ def test_a_session_from_python(here: Here, tmp_path: Path, monkeypatch: pytest.M
     assert on.patches == (made.id,)
     assert bench.toggle(made.id).enabled is False
     assert bench.infer(text=TEXT).kl == 0.0 < on.kl
+    weaker = bench.change(made.id, feature="f_3_7", strength=0.5)
+    assert (weaker.id, weaker.enabled, weaker.spec.edits[0].strength) == (made.id, False, 0.5)
+    assert bench.patches() == [weaker]
+    back = bench.change(made.id, feature="f_3_7", strength=3.0, enabled=True)
+    assert bench.infer(text=TEXT).next == on.next, "as it was made"
+    assert back == made
+    with pytest.raises(InputError, match="no feature"):
+        bench.change(made.id, feature="f_3_999999")
+    assert bench.patches() == [made], "what is refused changes nothing"
     other = here.client.workbench()
     other.load_model()
     taken = other.take(bench.export(made.id))
@@ -44,6 +53,8 @@ def test_a_session_from_python(here: Here, tmp_path: Path, monkeypatch: pytest.M
     assert Path(bench.export_sae("raylens-pico-res/layer_3", "sae").path) == tmp_path / "sae"
     with pytest.raises(UnknownNameError, match="no patch"):
         other.toggle(made.id)
+    with pytest.raises(UnknownNameError, match="no patch"):
+        other.change(made.id, feature="f_3_7")
     with pytest.raises(InputError, match="no session"):
         here.client.workbench("never-opened").show()
     with pytest.raises(MismatchError, match="is for"):

@@ -1,4 +1,4 @@
-"""``raylens import``: caches and explanations that other pipelines made."""
+"""``raylens import``: caches and explanations that other pipelines, or colleagues, made."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from raylens.errors import InputError
 from raylens_app.cli.output import duration, note, print_json, print_text, progress
 from raylens_app.cli.state import state_of
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    group = typer.Typer(no_args_is_help=True, help="Read what other pipelines made: caches, explanations, scores.")
+    group = typer.Typer(no_args_is_help=True, help="Read what others made: caches, explanations, scores.")
     group.command("delphi")(delphi)
+    group.command("features")(features)
     app.add_typer(group, name="import", rich_help_panel="Make")
 
 
@@ -73,3 +75,49 @@ def delphi(
     if figures["unknown_scores"]:
         note(f"left out, because their form does not say what was asked: {', '.join(figures['unknown_scores'])}.")
     print_text(f"next: raylens{state_of(context).workspace_option()} features --cache {plan.cache_id}")
+
+
+def features(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What raylens export features made, in either format.")],
+    name: Annotated[str | None, typer.Option(help="A name to call the cache by.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Import a colleague's analysis of features: a cache of its own, which raylens features, feature and sql show.
+
+    Every row is checked before anything is written. Nothing of this workspace is overwritten: where a cache of your
+    own holds the same SAE, --cache says which is meant. Running it again changes nothing.
+    """
+    from raylens.labels.analysis_pages import is_pages, load_pages
+    from raylens.store.analysis_cache import write_to_cache
+    from raylens.store.analysis_files import load_parquet
+    from raylens.store.runs import RunJournal
+
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder.", hint="name one that raylens export features made.")
+    analysis = load_pages(folder) if is_pages(folder) else load_parquet(folder)
+    workspace = state_of(context).open_workspace(create=True)
+    with RunJournal.start(workspace.files, "import", {"from": "features", "folder": folder.name}) as journal:
+        cache, is_new = write_to_cache(workspace, analysis, journal.run_id, name)
+        tables = analysis.tables
+        figures = {
+            "cache_id": cache,
+            "new": is_new,
+            "sae": analysis.header.sae,
+            "features": analysis.header.d_sae,
+            "windows": tables["windows"].num_rows,
+            "explanations": tables["explanations"].num_rows,
+            "scores": tables["scores"].num_rows,
+        }
+        journal.finish(figures)
+    if as_json:
+        print_json({"run_id": journal.run_id, **figures})
+        return
+    if not is_new:
+        print_text(f"cache {cache} holds it already")
+        return
+    print_text(
+        f"cache {cache}: {figures['features']:,} features of {figures['sae']}, {figures['windows']:,} windows, "
+        f"{figures['explanations']:,} explanations, {figures['scores']:,} scores"
+    )
+    note(f"raylens features --cache {cache}")

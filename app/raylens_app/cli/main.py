@@ -25,6 +25,7 @@ from typer.exceptions import TyperException
 
 from raylens import __version__
 from raylens.errors import RaylensError
+from raylens_app.cli import app as web_app
 from raylens_app.cli import (
     audit_group,
     autointerp,
@@ -34,6 +35,7 @@ from raylens_app.cli import (
     demo,
     doctor,
     explain,
+    exporting,
     feature,
     features,
     housekeeping,
@@ -52,6 +54,7 @@ from raylens_app.cli import (
     suites,
     traces,
     training,
+    up,
 )
 from raylens_app.cli.output import one_line, printable_lines
 from raylens_app.cli.state import DEFAULT_WORKSPACE, State
@@ -77,10 +80,13 @@ _GROUPS: Final = (
     organisms,
     mcp,
     serve,
+    web_app,
+    up,
     traces,
     training,
     convert,
     importing,
+    exporting,
     runs,
     housekeeping,
     doctor,
@@ -101,6 +107,8 @@ _EXTRAS: Final = {
     "tokenizers": "models",
     "torch": "models",
     "transformers": "models",
+    "altair": "app",
+    "streamlit": "app",
     "s3fs": "s3",
     "fastapi": "serve",
     "mcp": "mcp",

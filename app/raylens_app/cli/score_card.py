@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 Card = Mapping[str, Sequence[Mapping[str, Any]]]
 
-_AGGREGATES: Final = {
+AGGREGATES: Final = {
     "frequency_weighted_f1": "F1 weighted by how often features fire",
     "threshold_rate": "F1 > 0.7, precision > 0.8, recall > 0.6",
     "good_rate": "good: that, and a concept",
     "mean_is_concept": "explanations that name a concept",
 }
+"""Aggregates that are shown, and what they are called."""
 
 
 def score_card(workspace: Workspace, one: Readable, pass_id: str) -> dict[str, list[dict[str, Any]]]:
@@ -43,11 +44,11 @@ def print_card(card: Card) -> None:
         Column("shuffled", title="shuffled", align="right"),
     ]
     print_table(rows, columns)
-    chosen = [row for row in card["aggregates"] if row["metric"] in _AGGREGATES and row["n"]]
+    chosen = [row for row in card["aggregates"] if row["metric"] in AGGREGATES and row["n"]]
     if not chosen:
         return
     print_text()
-    named = [_shown(row, "value") | {"metric": _AGGREGATES[row["metric"]]} for row in chosen]
+    named = [_shown(row, "value") | {"metric": AGGREGATES[row["metric"]]} for row in chosen]
     bands = [
         _shown(row, "value") | {"metric": f"median F1 at density {row['density_above']:g} to {row['density_to']:g}"}
         for row in card["by_density"]

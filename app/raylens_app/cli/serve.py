@@ -134,14 +134,14 @@ def _file(
     file = read_config(config) if config else ServeFile(ServeSettings(), HOST, PORT, {})
     changes: dict[str, Any] = {} if file.settings.workspace else {"workspace": state.workspace}
     if models:
-        changes["models"] = tuple(ModelSettings(model=_here(one)) for one in models)
+        changes["models"] = tuple(ModelSettings(model=absolute(one)) for one in models)
     if explainer:
-        changes["explainer"] = ExplainerSettings(model=_here(explainer))
+        changes["explainer"] = ExplainerSettings(model=absolute(explainer))
     settings = file.settings.model_copy(update=changes)
     return ServeFile(settings, host or file.host, port or file.port, file.http)
 
 
-def _here(model: str) -> str:
+def absolute(model: str) -> str:
     """Replicas run in other folders: a folder is named by its whole path."""
     path = Path(model).expanduser()
     return str(path.absolute()) if path.is_dir() else model

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import io
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from raylens.errors import DiskFullError, InputError
-from raylens_app.cli.output import Column, note, print_json, print_table, print_text, printable, write_json
+from raylens_app.cli.output import Column, note, print_json, print_table, print_text, write_json
 from raylens_app.cli.state import state_of
+from raylens_app.cli.table_files import distinct, write_csv, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +107,7 @@ def _type(name: str) -> str:
 
 
 def _write(table: pa.Table, form: Format, out: Path | None) -> None:
-    table = table.rename_columns(_distinct(table.column_names))
+    table = table.rename_columns(distinct(table.column_names))
     if out is not None:
         _write_file(table, form, out)
         note(f"wrote {table.num_rows:,} rows to {out}.")
@@ -118,10 +117,10 @@ def _write(table: pa.Table, form: Format, out: Path | None) -> None:
         print_json(_rows(table))
     elif form is Format.CSV:
         # A program gets the text as it is; a terminal would obey it.
-        _write_csv(table, sys.stdout, safe=sys.stdout.isatty())
+        write_csv(table, sys.stdout, safe=sys.stdout.isatty())
     else:
         sys.stdout.flush()
-        _write_parquet(table, sys.stdout.buffer)
+        write_parquet(table, sys.stdout.buffer)
 
 
 def _write_file(table: pa.Table, form: Format, out: Path) -> None:
@@ -131,13 +130,13 @@ def _write_file(table: pa.Table, form: Format, out: Path) -> None:
     try:
         with target.open("wb") as stream:
             if form is Format.PARQUET:
-                _write_parquet(table, stream)
+                write_parquet(table, stream)
             else:
                 with io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", newline="") as text:
                     if form is Format.JSON:
                         write_json(_rows(table), text)
                     else:  # a table for people has no file form of its own
-                        _write_csv(table, text, safe=False)
+                        write_csv(table, text, safe=False)
         if not whole:
             target.replace(out)
     except OSError as error:
@@ -147,29 +146,6 @@ def _write_file(table: pa.Table, form: Format, out: Path) -> None:
     finally:
         if not whole:
             target.unlink(missing_ok=True)
-
-
-def _write_parquet(table: pa.Table, stream: IO[bytes]) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, stream, compression="zstd")
-
-
-def _write_csv(table: pa.Table, stream: IO[str], *, safe: bool) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(table.column_names)
-    for batch in table.to_batches(max_chunksize=4096):
-        columns = (column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns)
-        for row in zip(*columns, strict=True):
-            cells = [_csv_cell(value) for value in row]
-            writer.writerow([printable(cell) if safe and isinstance(cell, str) else cell for cell in cells])
-
-
-def _csv_cell(value: Any) -> Any:
-    """Lists and structs as JSON, truth in lower case as SQL writes it; the rest as it is."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
 def _print(table: pa.Table) -> None:
@@ -191,11 +167,6 @@ def _print(table: pa.Table) -> None:
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as plain values; Arrow alone would make a list of pairs of a map."""
     return table.to_pylist(maps_as_pydicts="lossy")
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Column names, numbered where SQL gave two the same."""
-    return [name if names.index(name) == at else f"{name} ({at + 1})" for at, name in enumerate(names)]
 
 
 def _is_number(kind: pa.DataType, types: Any) -> bool:

@@ -6,11 +6,35 @@ How these are computed is in :mod:`raylens.workbench.provenance`; docs/provenanc
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Annotated
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
 from raylens.api.base import Answer
+from raylens.api.reading import Name, Passage
 from raylens.ids import ShortFeature, digest
+
+
+class ProvenanceRequest(Passage):
+    """A feature and a text: what caused it there?
+
+    Attributes:
+        model: Which of the served models; None for the first one.
+        feature: ``<sae>/<index>``, or ``f_<layer>_<index>`` where one of the served SAEs reads that layer.
+        saes: SAEs of earlier layers; None for the served ones, or those of the feature's release if it has one a layer.
+        token: Place of the feature's token in the text, BOS included; None for the one on which it fires most.
+        top: Sources of each layer that are reported at most, features and errors together.
+        integrated: Steps of integrated gradients; None for the gradient at the text itself.
+        override_guard: Read also with SAEs that were trained on another model (A0.04).
+    """
+
+    model: Name | None = None
+    feature: Name
+    saes: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64)] | None = None
+    token: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    top: Annotated[int, Field(ge=1, le=100)] = 10
+    integrated: Annotated[int, Field(ge=1, le=100)] | None = None
+    override_guard: bool = False
 
 
 class ProvenanceNode(Answer):

@@ -69,6 +69,10 @@ class Http:
         said = body.model_dump(mode="json") if isinstance(body, BaseModel) else dict(body)
         return self._asked("POST", path, answer, json=said, headers=headers)
 
+    def put(self, path: str, answer: type[T] | TypeAdapter[T], body: Mapping[str, Any], headers: Headers = None) -> T:
+        """One answer to what something is to be from now on."""
+        return self._asked("PUT", path, answer, json=dict(body), headers=headers)
+
     def delete(
         self, path: str, answer: type[T] | TypeAdapter[T], params: Params | None = None, headers: Headers = None
     ) -> T:

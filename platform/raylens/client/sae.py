@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raylens.api.extraction import EffectsAnswer, ExtractAnswer
+from raylens.api.provenance import Provenance
 from raylens.api.reading import (
     AblateAnswer,
     AblateRequest,
@@ -50,6 +51,17 @@ class Sae:
     def activations(self, request: ValuesRequest) -> ValuesAnswer:
         """Exact activations of some features on any text."""
         return self._http.post("/api/v1/activations", ValuesAnswer, request)
+
+    def provenance(self, feature: str, text: str | None = None, **options: Any) -> Provenance:
+        """Which features of earlier layers caused a feature on a text.
+
+        Args:
+            feature: ``<sae>/<index>``, or ``f_<layer>_<index>`` of a served SAE.
+            text: Which; None where ``options`` name ``token_ids``, or ``input`` and ``output``.
+            options: See :class:`raylens.api.provenance.ProvenanceRequest`.
+        """
+        asked = {"feature": feature, **({"text": text} if text is not None else {}), **options}
+        return self._http.post("/api/v1/provenance", Provenance, asked)
 
     def effects(self, request: AblateRequest) -> AblateAnswer:
         """What each input token does for an output."""

@@ -57,6 +57,10 @@ class Workbench:
         """A new one; arguments are those of :class:`raylens.api.workbench.PatchRequest`."""
         return self._post("patch", Patch, patch)
 
+    def change(self, patch: str, **what: Any) -> Patch:
+        """Have one do something else; arguments are those of :class:`raylens.api.workbench.PatchRequest`."""
+        return self._http.put(f"/api/v1/patch/{patch}", Patch, what, headers=self._headers)
+
     def toggle(self, patch: str, enabled: bool | None = None) -> Patch:
         """Turn one on or off; the other way round for None."""
         return self._post(f"patch/{patch}/toggle", Patch, {"enabled": enabled})

@@ -115,7 +115,8 @@ def load_model(
 
     Raises:
         UnknownNameError: no such model.
-        InputError: a setting does not fit this machine, or the model has no safetensors or no architecture known here.
+        InputError: a setting does not fit this machine, or the model has no safetensors, is an encoder, or has no
+            architecture known here.
         HubUnreachableError: not cached, and no hub.
         DamagedFileError: a weights file is truncated.
         OutOfMemoryError: it does not fit; says what to lower.

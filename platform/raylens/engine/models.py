@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from raylens.bundle.paths import list_models, model_path
 from raylens.engine import fingerprint, hub
@@ -101,7 +102,7 @@ def describe_files(files: ModelFiles) -> ModelInfo:
     """:class:`ModelInfo` of files that were located already.
 
     Raises:
-        InputError: the configuration is not one of a language model that transformers knows.
+        InputError: the configuration is not one of a language model that transformers knows, or is an encoder's.
     """
     from transformers import AutoConfig
 
@@ -119,6 +120,11 @@ def describe_files(files: ModelFiles) -> ModelInfo:
         raise InputError(
             f"{files.name} is not a causal language model ({config.model_type}).", hint="name a text-generating model."
         )
+    if _is_encoder(config):
+        raise InputError(
+            f"{files.name} is an encoder ({_architecture(config)}): it reads texts both ways and writes none.",
+            hint="name a text-generating model; an encoder can be an embedding model (--embedding-model).",
+        )
     d_model, n_layers, vocab_size = sizes
     positions = getattr(text, "max_position_embeddings", None)
     return ModelInfo(
@@ -127,9 +133,22 @@ def describe_files(files: ModelFiles) -> ModelInfo:
         d_model=d_model,
         n_layers=n_layers,
         vocab_size=vocab_size,
-        architecture=(config.architectures or [type(config).__name__])[0],
+        architecture=_architecture(config),
         max_positions=positions if isinstance(positions, int) and positions > 0 else None,
     )
+
+
+def _architecture(config: Any) -> str:
+    return (config.architectures or [type(config).__name__])[0]
+
+
+def _is_encoder(config: Any) -> bool:
+    """Whether it is BERT's kind: a token's vector depends on what follows it, and nothing comes next."""
+    from transformers.models.auto import modeling_auto
+
+    is_masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return is_masked and not getattr(config, "is_decoder", False) and _architecture(config) not in causal
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raylens import schema
 from raylens.api.extraction import Bucket
@@ -173,14 +175,68 @@ class FeatureTables:
         """
         clause, values = wanted.clause()
         with self._turn:
-            names = [self._table(cache_id, sae, max(_HELD, len(saes))) for sae in saes]
-            union = " UNION ALL ".join(f"SELECT {place} AS sae, * FROM {name}" for place, name in enumerate(names))
-            found = f"FROM ({union}) WHERE {clause}"
+            found = f"FROM ({self._union(cache_id, saes)}) WHERE {clause}"
             direction = "DESC" if wanted.descending else "ASC"
             order = f"ORDER BY {SORTS[wanted.sort]} {direction} NULLS LAST, sae, feature"
             [[total]] = self._database.sql(f"SELECT count(*) {found}", params=values).fetchall()
             rows = self._database.sql(f"SELECT * {found} {order} LIMIT ? OFFSET ?", params=[*values, limit, offset])
             return rows.to_arrow_table().to_pylist(), int(total)
+
+    def rows_of(
+        self, cache_id: str, saes: Sequence[SaeId], features: Iterable[tuple[int, int]]
+    ) -> list[dict[str, Any]]:
+        """Rows as :meth:`page` gives them, of features named by (number of ``saes``, index), in their order.
+
+        Raises:
+            UnknownNameError, DamagedFileError: As :meth:`page`.
+        """
+        wanted = list(features)
+        with self._turn:
+            these = "(sae, feature) IN (SELECT unnest(?), unnest(?))"
+            query = f"SELECT * FROM ({self._union(cache_id, saes)}) WHERE {these}"
+            columns = [[sae for sae, _ in wanted], [feature for _, feature in wanted]]
+            rows = self._database.sql(query, params=columns).to_arrow_table().to_pylist()
+        by_name = {(row["sae"], row["feature"]): row for row in rows}
+        return [by_name[name] for name in wanted if name in by_name]
+
+    def matching(self, cache_id: str, saes: Sequence[SaeId], wanted: Wanted) -> dict[SaeId, NDArray[np.int64]]:
+        """Indices of the features that are wanted, ascending, by SAE; raises as :meth:`page`."""
+        clause, values = wanted.clause()
+        with self._turn:
+            query = f"SELECT sae, feature FROM ({self._union(cache_id, saes)}) WHERE {clause} ORDER BY sae, feature"
+            found = self._database.sql(query, params=values).to_arrow_table()
+        place, feature = found["sae"].to_numpy(), found["feature"].to_numpy().astype(np.int64)
+        return {sae: feature[place == number] for number, sae in enumerate(saes)}
+
+    def sample(
+        self, cache_id: str, saes: Sequence[SaeId], wanted: Wanted, most: int, *, with_f1: bool = False
+    ) -> tuple[list[dict[str, Any]], int]:
+        """At most ``most`` of the features that are wanted, always the same ones, and how many there are in all.
+
+        Args:
+            cache_id: Of which cache.
+            saes: Of which SAEs.
+            wanted: Which features; their order does not matter.
+            most: Rows at most: what a chart can show.
+            with_f1: Only features whose explanation has an F1.
+
+        Returns:
+            Rows with ``sae`` (a number of ``saes``), ``feature``, ``density``, ``max_activation``, ``score``, ``f1``
+            (mean over scorers), ``said`` (label, else explanation) and ``bucket``.
+
+        Raises:
+            UnknownNameError, DamagedFileError: As :meth:`page`.
+        """
+        clause, values = wanted.clause()
+        f1 = "list_avg([x.value FOR x IN scores IF x.metric = 'f1'])"
+        columns = f"sae, feature, density, max_activation, score, {f1} AS f1, bucket"
+        columns += ", coalesce(label, explanation) AS said"
+        with self._turn:
+            found = f"FROM (SELECT {columns} FROM ({self._union(cache_id, saes)}) WHERE {clause})"
+            found += " WHERE f1 IS NOT NULL" if with_f1 else ""
+            [[total]] = self._database.sql(f"SELECT count(*) {found}", params=values).fetchall()
+            some = f"SELECT * {found} ORDER BY hash(sae, feature), sae, feature LIMIT ?"
+            return self._database.sql(some, params=[*values, most]).to_arrow_table().to_pylist(), int(total)
 
     def look(self) -> None:
         """Look for what is new at the next call."""
@@ -201,6 +257,11 @@ class FeatureTables:
         if self._opened is None:
             self._opened = duckdb.connect(":memory:", config=_SETTINGS)
         return self._opened
+
+    def _union(self, cache_id: str, saes: Sequence[SaeId]) -> str:
+        """A query for all rows of SAEs of a cache, each with its ``sae`` as a number of ``saes``."""
+        names = [self._table(cache_id, sae, max(_HELD, len(saes))) for sae in saes]
+        return " UNION ALL ".join(f"SELECT {place} AS sae, * FROM {name}" for place, name in enumerate(names))
 
     def _table(self, cache_id: str, sae: SaeId, most: int) -> str:
         """The name of the table with the rows of an SAE as they are now; beside ``most - 1`` others at most."""

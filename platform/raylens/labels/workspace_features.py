@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raylens.catalog import Catalog
 from raylens.errors import UnknownNameError
@@ -11,6 +14,7 @@ from raylens.ids import FeatureId, SaeId
 from raylens.labels.feature_list import FeatureTables, Wanted
 from raylens.labels.feature_pairs import Overlap, decoder_cosine, overlap
 from raylens.labels.own_features import Own, OwnFeatures
+from raylens.schema import HISTOGRAM_BINS
 from raylens.search.features import Found, search
 from raylens.store.examples import Example
 from raylens.store.feature_card import Card, read_card
@@ -94,10 +98,47 @@ class WorkspaceFeatures:
         """Features of SAEs of one cache: see :meth:`raylens.labels.feature_list.FeatureTables.page`."""
         return self._tables.page(chosen[0].cache_id, [one.sae for one in chosen], wanted, limit, offset)
 
-    def search(self, chosen: Sequence[Readable], query: str, embed: Embed | None, limit: int, offset: int) -> Found:
+    def rows_of(self, chosen: Sequence[Readable], features: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
+        """Rows of given features: see :meth:`raylens.labels.feature_list.FeatureTables.rows_of`."""
+        return self._tables.rows_of(chosen[0].cache_id, [one.sae for one in chosen], features)
+
+    def matching(self, chosen: Sequence[Readable], wanted: Wanted) -> dict[SaeId, NDArray[np.int64]]:
+        """Indices of wanted features: see :meth:`raylens.labels.feature_list.FeatureTables.matching`."""
+        return self._tables.matching(chosen[0].cache_id, [one.sae for one in chosen], wanted)
+
+    def sample(
+        self, chosen: Sequence[Readable], wanted: Wanted, most: int, *, with_f1: bool = False
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Some of the wanted features: see :meth:`raylens.labels.feature_list.FeatureTables.sample`."""
+        return self._tables.sample(chosen[0].cache_id, [one.sae for one in chosen], wanted, most, with_f1=with_f1)
+
+    def histograms(self, one: Readable, indices: Sequence[int]) -> NDArray[np.int64]:
+        """Counts of activations ``[len(indices), HISTOGRAM_BINS]`` (:func:`raylens.schema.histogram_edges`)."""
+        table = self.reader(one).rows_of("feature_stats", one.sae, indices, ["feature", "histogram"])
+        found = {} if table is None else dict(zip(*table.to_pydict().values(), strict=True))
+        return np.array([found.get(index, [0] * HISTOGRAM_BINS) for index in indices], np.int64)
+
+    def map_of(self, one: Readable, indices: Sequence[int]) -> dict[int, tuple[float, float]]:
+        """Places of features on the map of decoder directions; those of which none was made are left out."""
+        table = self.reader(one).rows_of("map", one.sae, indices, ["feature", "x", "y"])
+        return (
+            {}
+            if table is None
+            else {feature: (x, y) for feature, x, y in zip(*table.to_pydict().values(), strict=True)}
+        )
+
+    def search(
+        self,
+        chosen: Sequence[Readable],
+        query: str,
+        embed: Embed | None,
+        limit: int,
+        offset: int,
+        among: Mapping[SaeId, NDArray[np.integer]] | None = None,
+    ) -> Found:
         """Features of SAEs of one cache by what is said of them: see :func:`raylens.search.features.search`."""
-        cache = self.workspace.cache(chosen[0].cache_id)
-        return search(self.workspace, cache, [one.sae for one in chosen], query, embed, limit=limit, offset=offset)
+        cache, saes = self.workspace.cache(chosen[0].cache_id), [one.sae for one in chosen]
+        return search(self.workspace, cache, saes, query, embed, limit=limit, offset=offset, among=among)
 
     def card(self, one: Readable, index: int) -> Card:
         """All that is known of a feature but its windows: see :func:`raylens.store.feature_card.read_card`."""
@@ -127,7 +168,8 @@ class WorkspaceFeatures:
         both = {each.cache_id for each in self.own.held(one.sae)} & {each.cache_id for each in self.own.held(other.sae)}
         held = [each.cache_id for each in self.own.held(one.sae) if each.cache_id in both]
         cache = one.cache_id if one.cache_id in both else held[-1] if held else None
-        shared = overlap(self.own.reader(cache), *names) if cache is not None else None
+        whole = cache is not None and self.own.reader(cache).holds_all
+        shared = overlap(self.own.reader(cache), *names) if cache is not None and whole else None
         return decoder_cosine(*names, self.catalog), shared
 
     def say(self, feature: FeatureId, author: str, **what: Any) -> Words:

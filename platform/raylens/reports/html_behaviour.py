@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raylens.audit.artefacts import Completion, PromptResult, SuiteResults
+from raylens.audit.artefacts import CapabilityPanel, Completion, PromptResult, SuiteResults
 from raylens.reports.markup import Markup, element, joined
 from raylens.reports.numbers import figure
 from raylens.reports.outputs import SOURCE, Outputs, changed_checks, clipped, distance, ending, name, names
@@ -18,18 +18,34 @@ _OPEN: Final = 3
 
 def behaviour(results: SuiteResults) -> list[Markup]:
     """Checks, capability, outputs."""
-    found = [element("h3", "Checks")]
-    if results.checks:
-        rows = [
-            [row.check, passed(row.passed_reference, row.n_reference), passed(row.passed_candidate, row.n_candidate)]
-            for row in results.checks
-        ]
-        found.append(table("checks", ["check", "reference passes:", "candidate passes:"], rows))
-        found.append(element("p", "Of completions that a check applies to.", class_="soft"))
-    else:
-        found.append(element("p", "The suite has no checks."))
-    found += [element("h3", "Capability panel"), element("p", can_it_still(results.capability))]
-    if results.capability.figures:
+    return [
+        element("h3", "Checks"),
+        *checks(results),
+        element("h3", "Capability panel"),
+        *capability(results.capability),
+        element("h3", "Outputs side by side"),
+        *_outputs(Outputs.of(results.results)),
+    ]
+
+
+def checks(results: SuiteResults) -> list[Markup]:
+    """How often each check passes, of either model."""
+    if not results.checks:
+        return [element("p", "The suite has no checks.")]
+    rows = [
+        [row.check, passed(row.passed_reference, row.n_reference), passed(row.passed_candidate, row.n_candidate)]
+        for row in results.checks
+    ]
+    return [
+        table("checks", ["check", "reference passes:", "candidate passes:"], rows),
+        element("p", "Of completions that a check applies to.", class_="soft"),
+    ]
+
+
+def capability(panel: CapabilityPanel) -> list[Markup]:
+    """Whether the candidate still does what its reference can, and by which figures."""
+    found = [element("p", can_it_still(panel))]
+    if panel.figures:
         found.append(
             table(
                 "capability panel",
@@ -43,11 +59,11 @@ def behaviour(results: SuiteResults) -> list[Markup]:
                         str(one.n),
                         "broken" if one.is_broken else "intact",
                     ]
-                    for one in results.capability.figures
+                    for one in panel.figures
                 ],
             )
         )
-    return [*found, element("h3", "Outputs side by side"), *_outputs(Outputs.of(results.results))]
+    return found
 
 
 def _outputs(outputs: Outputs) -> list[Markup]:
@@ -61,7 +77,7 @@ def _outputs(outputs: Outputs) -> list[Markup]:
             ".",
         ]
         found.append(element("p", legend, class_="soft"))
-    found += [_output(one, is_open=i < _OPEN) for i, one in enumerate(outputs.shown)]
+    found += [output(one, is_open=i < _OPEN) for i, one in enumerate(outputs.shown)]
     if outputs.folded:
         found.append(_named(f"{len(outputs.folded)} more that differ, in full in {SOURCE}", outputs.folded))
     if outputs.alike:
@@ -69,7 +85,8 @@ def _outputs(outputs: Outputs) -> list[Markup]:
     return found
 
 
-def _output(result: PromptResult, *, is_open: bool) -> Markup:
+def output(result: PromptResult, *, is_open: bool) -> Markup:
+    """What both models wrote after one wording, what only the one wrote marked, with the checks that changed."""
     changed = changed_checks(result)
     (before, before_rest), (after, after_rest) = clipped(result.reference.text), clipped(result.candidate.text)
     left, right = marked(before, after)

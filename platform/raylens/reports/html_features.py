@@ -57,7 +57,7 @@ def features(evidence: InterpEvidence, bars: Markup | None) -> list[Markup]:
                 "fires on it, both models on one scale; its value shows when pointed at.",
                 class_="soft",
             ),
-            *(_highlight(one, ids.get(one.index, f"latent {one.index}")) for one in evidence.highlights),
+            *(highlight(one, ids.get(one.index, f"latent {one.index}")) for one in evidence.highlights),
         ]
     return found
 
@@ -104,12 +104,13 @@ def _neighbours(row: FeatureRow) -> Markup:
     return element("details", element("summary", "explained neighbours"), element("ul", near))
 
 
-def _highlight(highlight: Highlight, name: str) -> Markup:
-    wording = "" if highlight.variant == "original" else f" · {highlight.variant}"
+def highlight(found: Highlight, name: str) -> Markup:
+    """Where a feature fires in both models, on the prompt where it differs most; ``name`` is the feature's."""
+    wording = "" if found.variant == "original" else f" · {found.variant}"
     return element(
         "section",
-        element("h4", element("code", name), f" on {highlight.prompt}{wording}"),
-        token_marks(highlight),
+        element("h4", element("code", name), f" on {found.prompt}{wording}"),
+        token_marks(found),
     )
 
 

@@ -96,8 +96,18 @@ def random_source(_: ExampleReader) -> NegativeSource:
     return at_random
 
 
-def require_unpacked(reader: CacheReader) -> None:
-    """Raise InputError where windows run across documents, which are what keeps examples apart."""
+def require_examples(reader: CacheReader) -> None:
+    """Refuse a cache in which it is not known where a feature is silent, or what keeps examples apart.
+
+    Raises:
+        InputError: It holds an analysis that was taken in, or its windows run across documents.
+    """
+    if not reader.holds_all:
+        raise InputError(
+            f"cache {reader.cache_id} holds a colleague's analysis: the strongest windows of each feature, and not "
+            "where it is silent.",
+            hint="make a cache of this SAE with raylens cache; what the analysis says can be read as it is.",
+        )
     if reader.info["identity"]["pack"]:
         raise InputError(
             f"cache {reader.cache_id} was packed: its windows run across documents, which keep examples apart.",
@@ -115,14 +125,14 @@ class ExampleReader:
         negatives: Makes the source of silent pieces, when all else of the reader is there; at random by default.
 
     Raises:
-        InputError: The cache was packed, or is too small to be split by document.
+        InputError: The cache was packed, holds a part of the activations, or is too small to be split by document.
         DamagedFileError: A file is missing, truncated, or fails a checksum.
     """
 
     def __init__(
         self, reader: CacheReader, sae: SaeId, config: ExampleConfig, negatives: SourceFor = random_source
     ) -> None:
-        require_unpacked(reader)
+        require_examples(reader)
         reader.d_sae(sae)
         self.reader, self.sae, self.config = reader, sae, config
         self.n_prefix = len(reader.info["prefix_ids"])

@@ -25,7 +25,7 @@ MOST_PATCHES: Final = 256
 """Of a session."""
 _FOLDER: Final = "patches"
 
-Kind = Literal["opened", "attached", "created", "switched", "deleted"]
+Kind = Literal["opened", "attached", "created", "changed", "switched", "deleted"]
 
 
 class PatchEvent(Event):
@@ -40,9 +40,9 @@ class PatchEvent(Event):
         adapter: Likewise, a LoRA on it.
         sae: Of ``attached``.
         override_guard: Likewise: whether it may have been trained on another model.
-        patch: Of ``switched`` and ``deleted``: which.
+        patch: Of ``changed``, ``switched`` and ``deleted``: which.
         enabled: Of ``created`` and ``switched``.
-        spec: Of ``created``.
+        spec: Of ``created`` and ``changed``.
         maxima: Likewise.
     """
 
@@ -107,6 +107,10 @@ def fold(events: Iterable[PatchEvent]) -> dict[str, Session]:
         elif event.patch in session.patches:
             if event.kind == "deleted":
                 del session.patches[event.patch]
+            elif event.kind == "changed" and event.spec is not None:
+                session.patches[event.patch] = session.patches[event.patch].model_copy(
+                    update={"spec": event.spec, "maxima": event.maxima}
+                )
             elif event.kind == "switched":
                 session.patches[event.patch] = session.patches[event.patch].model_copy(
                     update={"enabled": event.enabled}
@@ -180,6 +184,16 @@ class Patches:
         on = not before.enabled if enabled is None else enabled
         if on != before.enabled:
             self._append(session, "switched", patch=patch, enabled=on)
+        return self.get(session, patch)
+
+    def change(self, session: str, patch: str, spec: PatchSpec, maxima: dict[str, FeatureMax] | None = None) -> Patch:
+        """Have a patch do something else; it stays on or off, and in its place.
+
+        Raises:
+            UnknownNameError: There is none (any more).
+        """
+        self.get(session, patch)
+        self._append(session, "changed", patch=patch, spec=spec, maxima=maxima or {})
         return self.get(session, patch)
 
     def delete(self, session: str, patch: str) -> None:

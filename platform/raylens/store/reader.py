@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from raylens.errors import UnknownNameError
 from raylens.ids import SaeId
 from raylens.store.activities import RangeFile
+from raylens.store.analysis import NOTE
 from raylens.store.examples import Activity, Example, pieces, spread
 from raylens.store.manifest import Kind
 from raylens.store.parquet import FEATURE_STATS, TableFile
@@ -63,6 +64,11 @@ class CacheReader:
         self._ranges: dict[str, RangeFile] = {}
         self._paths = {(entry.sae, entry.feature_first): entry.path for entry in manifest.of("activations")}
         self._texts = Texts(manifest, self._opened)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether all activations are here; of an analysis that was taken in only a feature's strongest windows are."""
+        return NOTE not in self.info
 
     @property
     def saes(self) -> tuple[SaeId, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from raylens.engine.encode import encode_sparse
 from raylens.engine.feature_reading import BATCH_TOKENS, tokens_a_pass
 from raylens.engine.load import LoadedModel
+from raylens.engine.token_effects import Steps
 from raylens.ids import HookPoint
 from raylens.workbench.attribution import Read, pre_activation
 from raylens.workbench.spliced_pass import run_through
@@ -57,8 +58,8 @@ def removal_effects(
     removals: Sequence[Removal],
     reads: Sequence[Read],
     batch_tokens: int = BATCH_TOKENS,
-) -> Effects:
-    """Take each node out by itself and read features.
+) -> Steps[Effects]:
+    """Take each node out by itself and read features. Stops after each pass.
 
     Args:
         loaded: The model; each pass holds its lock.
@@ -86,6 +87,7 @@ def removal_effects(
                 values = pre_activation(read.sae, x, read.feature).double().cpu().numpy()
             losses[first : first + len(some), at] = values[0] - values[1:]
             activations[first : first + len(some), at] = _activations(read, x[1:])
+        yield
     return Effects(losses, activations)
 
 

@@ -24,11 +24,14 @@ from torch import Tensor
 from raylens.engine.load import LoadedModel
 from raylens.engine.memory import memory_advice
 from raylens.engine.saes import LoadedSae
+from raylens.specs import ModelInfo
 from raylens.workbench.decomposition import Decomposition
 from raylens.workbench.spliced_pass import run_through
 
 GRAPH_TOKENS: Final = 2048
 """Of a pass: what is kept for gradients is many times what a pass alone holds."""
+_KEPT: Final = 32
+"""Values that a block keeps of a token for gradients, in widths of the residual stream: norms, heads, gate and up."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +77,19 @@ def slope(read: Read, x: Tensor) -> Tensor:
         x = x.detach().float().requires_grad_()
         (found,) = torch.autograd.grad(pre_activation(read.sae, x, read.feature).sum(), x)
     return found
+
+
+def graph_bytes(model: ModelInfo, n_tokens: int, steps: int | None = None, batch_tokens: int = GRAPH_TOKENS) -> int:
+    """Bytes that the graph of a pass takes, estimated from above.
+
+    Args:
+        model: The model.
+        n_tokens: Of the text.
+        steps: As :func:`gradients`.
+        batch_tokens: Likewise.
+    """
+    rows = min(steps or 1, max(1, batch_tokens // n_tokens)) if n_tokens else 0
+    return 4 * rows * n_tokens * model.n_layers * _KEPT * model.d_model
 
 
 def gradients(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from raylens.api.provenance import LayerShare, ProvenanceNode
+from raylens.engine.token_effects import Steps
 from raylens.workbench.ablation_check import Removal
 from raylens.workbench.attribution import Read, gradients
 from raylens.workbench.decomposition import Decomposition, Weights
@@ -46,8 +47,10 @@ class Causes:
     shares: Sequence[LayerShare]
 
 
-def causes(text: FollowedText, top: int, branches: int, steps: int | None) -> Causes:
+def causes(text: FollowedText, top: int, branches: int, steps: int | None) -> Steps[Causes]:
     """Weigh layer by layer from the target back, so that nodes are known before what caused them is asked.
+
+    Stops after each layer.
 
     Args:
         text: What was read.
@@ -75,6 +78,7 @@ def causes(text: FollowedText, top: int, branches: int, steps: int | None) -> Ca
                     for one in own
                     if one.source.feature is not None
                 ]
+        yield
     ends = {link.target.key for link in links}
     return Causes([one for one in reads if one[1].key in ends], links, shares[::-1])
 

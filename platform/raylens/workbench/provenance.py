@@ -14,6 +14,7 @@ from raylens.api.provenance import Provenance, ProvenanceEdge
 from raylens.engine.feature_answers import require_features
 from raylens.engine.load import LoadedModel, token_strings
 from raylens.engine.saes import LoadedSae
+from raylens.engine.token_effects import Steps, run
 from raylens.errors import InputError, UnknownNameError
 from raylens.ids import FeatureId, SaeId, digest
 from raylens.workbench.ablation_check import removal_effects
@@ -58,13 +59,32 @@ def provenance(
         RunError: Activations are not finite.
         OutOfMemoryError: It does not fit.
     """
+    return run(following(loaded, saes, target, ids, token, top=top, integrated=integrated))
+
+
+def following(
+    loaded: LoadedModel,
+    saes: Sequence[LoadedSae],
+    target: FeatureId,
+    ids: Sequence[int],
+    token: int | None = None,
+    *,
+    top: int = TOP,
+    integrated: int | None = None,
+) -> Steps[Provenance]:
+    """:func:`provenance` in steps, so that others who use the model have a turn in between.
+
+    Each ends after one layer was weighed, or after one pass of tests.
+    """
     sae = _own(saes, target)
     _check(loaded, ids, top, integrated)
     if token is None:
         token = strongest_token(loaded, sae, target.index, ids)
     others = [one for one in saes if one is not sae]
     text = read_text(loaded, sae, others, target.index, ids, token)
-    found = causes(text, top, min(top, BRANCHES), integrated)
+    yield
+    found = yield from causes(text, top, min(top, BRANCHES), integrated)
+    edges = yield from _tested(text, found)
     fingerprints = {one.id: one.fingerprint for one in saes}
     return Provenance(
         model=loaded.name,
@@ -76,7 +96,7 @@ def provenance(
         token_ids=tuple(text.ids),
         tokens=tuple(token_strings(loaded.tokenizer, text.ids)),
         layers=tuple(found.shares),
-        edges=_tested(text, found),
+        edges=edges,
         provenance_id=provenance_id(loaded.revision, ids, target, token, fingerprints, integrated),
     )
 
@@ -141,12 +161,13 @@ def _check(loaded: LoadedModel, ids: Sequence[int], top: int, integrated: int | 
         raise InputError(f"top is {top} and integrated {integrated}.", hint="both are at least 1.")
 
 
-def _tested(text: FollowedText, found: Causes) -> tuple[ProvenanceEdge, ...]:
+def _tested(text: FollowedText, found: Causes) -> Steps[tuple[ProvenanceEdge, ...]]:
     """Every edge with what ablation says of it, the strongest first."""
     removals = {link.source.key: link.removal for link in found.links}
     rows = {key: row for row, key in enumerate(removals)}
     columns = {node.key: column for column, (_, node) in enumerate(found.reads)}
-    effects = removal_effects(text.loaded, text.ids, list(removals.values()), [read for read, _ in found.reads])
+    reads = [read for read, _ in found.reads]
+    effects = yield from removal_effects(text.loaded, text.ids, list(removals.values()), reads)
     edges = [
         ProvenanceEdge(
             source=link.source,

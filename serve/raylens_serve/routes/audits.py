@@ -19,11 +19,12 @@ from raylens.api.audits import (
 )
 from raylens.api.runs import Started
 from raylens.errors import BusyError, UnknownNameError
+from raylens.store.audit_overview import audit_row, latest
 from raylens.store.audit_paths import RunPlace
 from raylens.store.audit_store import AuditStore
 from raylens.store.workspace import Workspace
 from raylens.suites.shipped import shipped_names, shipped_suite
-from raylens_serve.audit_views import audit_out, audit_row, calibration_rows, evidence_page, latest
+from raylens_serve.audit_views import audit_out, calibration_rows, evidence_page
 from raylens_serve.commands import audit_words
 from raylens_serve.job_submission import Jobs
 from raylens_serve.responses import problems

@@ -1,9 +1,10 @@
-"""``/api/v1/encode`` and ``/api/v1/activations``: any text through a served model and its SAEs."""
+"""``/api/v1/encode``, ``/activations``, ``/effects``, ``/provenance``: any text through a served model and its SAEs."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
+from raylens.api.provenance import Provenance, ProvenanceRequest
 from raylens.api.reading import (
     AblateAnswer,
     AblateRequest,
@@ -43,6 +44,12 @@ def reading_routes(encoder: EncoderClient, most_tokens: int) -> APIRouter:
     async def effects(request: AblateRequest) -> AblateAnswer:
         """What each token that went in does for what came out."""
         return await encoder.ablate(request)
+
+    @routes.post("/provenance", responses=problems(404, 507))
+    async def provenance(request: ProvenanceRequest) -> Provenance:
+        """Which features of earlier layers caused a feature on a text, each edge tested by ablation (A3.10)."""
+        _bounded(request, most_tokens)
+        return await encoder.provenance(request)
 
     return routes
 

@@ -111,6 +111,11 @@ def workbench_routes(sessions: Sessions, prefix: str) -> APIRouter:
         """One patch."""
         return await sessions.patch(own(request, session), patch)
 
+    @routes.put("/patch/{patch}", responses=problems(404, 409, 507))
+    async def change(request: Request, patch: PatchName, body: PatchRequest, session: SessionName = None) -> Patch:
+        """Have a patch do something else: another strength, say. Where ``enabled`` is not named it stays on or off."""
+        return await sessions.change(own(request, session), patch, body)
+
     @routes.post("/patch/{patch}/toggle", responses=problems(404, 409))
     async def toggle(
         request: Request, patch: PatchName, body: ToggleRequest | None = None, session: SessionName = None

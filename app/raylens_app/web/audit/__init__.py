@@ -1,0 +1,1 @@
+"""Parts of the pages Audits and Audit, a file each."""

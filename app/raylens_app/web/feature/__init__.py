@@ -1,0 +1,1 @@
+"""Parts of the Feature page, a file each."""

@@ -1,0 +1,1 @@
+"""Parts of the Features page, a file each."""

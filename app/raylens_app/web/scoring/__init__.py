@@ -1,0 +1,1 @@
+"""Parts of the Score card page, a file each."""

@@ -1,0 +1,67 @@
+"""A text of one's own is read by the services: a real gateway with a real model, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app_here import app_on, html, page, run, said
+from browsed import PICO, make_browsed
+from gateway_here import TOKEN, Here, gateway_here
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+    folder = tmp_path_factory.mktemp("own-text")
+    make_browsed(folder)
+    with gateway_here(folder, models=[{"model": "raylens/pico", "saes": [str(PICO)]}]) as found:
+        yield found
+
+
+def read(app: AppTest, text: str) -> AppTest:
+    app.text_area(key="own-text-input").set_value(text)
+    next(one for one in app.button if one.label == "Read it").click()
+    return run(app)
+
+
+def test_a_text_is_read_and_shaded(services: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLENS_API_TOKEN", TOKEN)
+    text = "def f(x):\n    return self.x  # <script>alert(1)</script>\n"
+    answers = {index: services.client.features.activate(f"{PICO}/{index}", text) for index in range(12)}
+    index = max(answers, key=lambda one: answers[one].peak)
+    with app_on(services.workspace.url, services.url):
+        app = read(page("feature", id=f"{PICO}/{index}", part="your text"), text)
+        shown = html(app)
+        assert "&lt;script&gt;" in shown
+        assert "<script>" not in shown
+        assert answers[index].peak > 0
+        assert f'title="{answers[index].peak:.9g}"' in shown
+        assert "read by raylens/pico" in said(app)
+        silent = min(answers, key=lambda one: answers[one].peak)
+        assert answers[silent].position is None
+        app = read(page("feature", id=f"{PICO}/{silent}", part="your text"), text)
+        assert "It fires on none of the" in said(app)
+        assert text not in str(app.query_params), "what is tried stays in the session"
+        # The services card of Home says what each part says of itself.
+        assert "not ready" not in said(page())
+
+
+def test_a_feature_that_the_services_do_not_hold_is_refused(services: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLENS_API_TOKEN", TOKEN)
+    with app_on(services.workspace.url, services.url):
+        app = read(page("feature", id="tiny-res/layer_3/1", part="your text"), "a b c")
+        assert len(app.error) == 1
+
+
+def test_a_wrong_token_is_said_and_not_taken_for_services_that_are_down(
+    services: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYLENS_API_TOKEN", "another-token-of-sixteen-characters")
+    with app_on(services.workspace.url, services.url):
+        app = read(page("feature", id=f"{PICO}/1", part="your text"), "a b c")
+        assert len(app.error) == 1
+        assert "serve up" not in said(app)
+        assert "token" in said(app).lower()
+        assert len(page().error) == 1, "Home says so too"
