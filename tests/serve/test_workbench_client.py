@@ -77,7 +77,9 @@ def command(
     return run
 
 
-def test_a_session_from_the_command_line(here: Here, command: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_session_from_the_command_line(
+    here: Here, command: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     code, out, err = command("list")
     assert (code, out) == (0, "")
     assert "raylens patch create" in err
@@ -93,6 +95,28 @@ def test_a_session_from_the_command_line(here: Here, command: Callable[..., tupl
     (listed,) = json.loads(command("list", "--json")[1])
     assert listed["spec"]["name"] == "mine"
     assert json.loads(command("list", "--session", "another", "--json")[1]) == []
+    (tmp_path / "mine.json").write_text(bench.export(made).model_dump_json())
+    code, out, err = command("import", "mine.json", "--session", "theirs", "--json")
+    assert code == 0, err
+    theirs = here.client.workbench("theirs")
+    assert json.loads(out)["id"] == theirs.patches()[0].id
+    assert theirs.infer(text=TEXT).next == bench.infer(text=TEXT).next
+    words = [
+        "--workspace",
+        here.workspace.url,
+        "patch",
+        "export",
+        made,
+        "--out",
+        "weights",
+        "--text",
+        "stdlib:held_out",
+    ]
+    assert main([*words, "--n-tokens", "128", "--ctx-len", "32"]) == 0, capsys.readouterr().err
+    exported = json.loads((tmp_path / "weights/patch.json").read_text())["spec"]["edits"]
+    assert exported == [one.model_dump() for one in bench.export(made).edits]
+    assert main(["--workspace", here.workspace.url, "patch", "export", "0123456789ab", "--out", "none"]) == 2
+    assert "no session of this workspace has a patch" in capsys.readouterr().err
     assert command("delete", made)[0] == 0
     code, out, err = command("toggle", made)
     assert (code, out) == (2, "")

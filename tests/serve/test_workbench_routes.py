@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from fine_tunes import make_adapter
 from gateway_here import TOKEN, Here, gateway_here
 from raylens.api.edits import Edit, PatchSpec
 from raylens.bundle.paths import sae_path
@@ -311,6 +312,17 @@ def test_probabilities_are_pushed_when_text_or_patch_change(base: Base, bench: h
         assert told(live)["type"] == "prediction", "an error ends nothing"
         bench.post("/load-model", json={"adapter": None})
         assert told(live)["patches"] == []
+
+
+def test_a_model_that_is_replaced_is_what_a_connected_client_hears_of(base: Base, bench: httpx.Client) -> None:
+    make_adapter(base[1] / "other", scale=0.2)
+    with socket(base, bench) as live:
+        live.send(json.dumps({"text": TEXT, "top_k": 5}))
+        before = told(live)["next"]
+        post(bench, "/load-model", adapter="other")
+        assert told(live)["next"] != before
+        post(bench, "/load-model")
+        assert told(live)["next"] == before
 
 
 def test_a_socket_that_breaks_off_leaves_nothing_behind(base: Base, bench: httpx.Client) -> None:

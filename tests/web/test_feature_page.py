@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -53,6 +55,12 @@ def test_the_address_says_which_windows(
 def test_windows_as_text_can_be_copied(browsed: Workspace) -> None:
     app = feature(text="true")
     assert {one.value for one in app.code} == {"w1 w2 w3 w4 w5 "}
+
+
+def test_it_leads_to_the_workbench_with_the_feature_in_its_form(browsed: Workspace) -> None:
+    (link,) = (one.proto for one in feature().get("page_link") if one.proto.label == "Steer from here")  # pyright: ignore[reportAttributeAccessIssue]
+    assert "workbench" in link.page
+    assert parse_qs(link.query_string) == {"feature": [ONE]}
 
 
 def test_explanations_stand_with_their_scores_and_details(browsed: Workspace) -> None:

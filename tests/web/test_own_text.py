@@ -16,8 +16,11 @@ from gateway_here import TOKEN, Here, gateway_here
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     folder = tmp_path_factory.mktemp("own-text")
     make_browsed(folder)
-    with gateway_here(folder, models=[{"model": "raylens/pico", "saes": [str(PICO)]}]) as found:
+    with gateway_here(folder, models=[{"model": "raylens/pico", "saes": [str(PICO), EARLIER]}]) as found:
         yield found
+
+
+EARLIER = "raylens-pico-res/layer_1"
 
 
 def read(app: AppTest, text: str) -> AppTest:
@@ -46,6 +49,30 @@ def test_a_text_is_read_and_shaded(services: Here, monkeypatch: pytest.MonkeyPat
         assert text not in str(app.query_params), "what is tried stays in the session"
         # The services card of Home says what each part says of itself.
         assert "not ready" not in said(page())
+
+
+# A3.10: shown as a graph.
+def test_a_feature_is_followed_back_in_a_text(services: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLENS_API_TOKEN", TOKEN)
+    text = "def f(x):\n    return self.x  # <script>alert(1)</script>\n"
+    answers = {index: services.client.features.activate(f"{PICO}/{index}", text).peak for index in range(12)}
+    name = f"{PICO}/{max(answers, key=lambda one: answers[one])}"
+    found = services.client.sae.provenance(name, text, top=5)
+    with app_on(services.workspace.url, services.url):
+        app = page("feature", id=name, part="causes")
+        assert "Nobody has followed this feature back yet" in said(app)
+        next(one for one in app.text_area if one.label == "A text to follow it back in").set_value(text)
+        next(one for one in app.selectbox if one.label == "sources a layer").set_value(5)
+        next(one for one in app.button if one.label == "Follow it back").click()
+        run(app)
+        assert f"{len(found.edges)} edges, ablation confirms" in said(app)
+        (frame,) = (one.proto.srcdoc for one in app.get("iframe"))  # pyright: ignore[reportAttributeAccessIssue]
+        assert found.edges[0].source.short in frame
+        assert "<script>" not in frame
+        silent = page("feature", id=f"{PICO}/{min(answers, key=lambda one: answers[one])}", part="causes")
+        next(one for one in silent.text_area if one.label == "A text to follow it back in").set_value(text)
+        next(one for one in silent.button if one.label == "Follow it back").click()
+        assert len(run(silent).error) == 1, "it does not fire there"
 
 
 def test_a_feature_that_the_services_do_not_hold_is_refused(services: Here, monkeypatch: pytest.MonkeyPatch) -> None:

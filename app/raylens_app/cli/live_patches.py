@@ -14,7 +14,7 @@ from raylens_app.cli.state import state_of
 from raylens_app.cli.steer import Method, Strength, Unit, Where
 
 if TYPE_CHECKING:
-    from raylens.api.edits import Patch
+    from raylens.api.edits import Patch, PatchSpec
     from raylens.client.workbench import Workbench
 
 DEFAULT = "cli"
@@ -98,6 +98,14 @@ def delete(context: typer.Context, patch: PatchId, session: Session = DEFAULT) -
     with _bench(context, session) as bench:
         bench.delete(patch)
     note(f"{patch} is deleted")
+
+
+def take(context: typer.Context, session: str, spec: PatchSpec, model: str | None) -> Patch:
+    """Have a session take a patch; one that has no model works on the patch's from now on."""
+    with _bench(context, session) as bench:
+        if model is not None or not _is_open(bench):
+            bench.load_model(model or spec.model)
+        return bench.take(spec)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from raylens.errors import InputError, WorkspaceError
+from raylens.errors import InputError, UnknownNameError, WorkspaceError
 from raylens_app.cli import live_patches, patch_suggest
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import State, state_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 group = typer.Typer(no_args_is_help=True, help="Patches of a model: live at the services, and as LoRA adapters.")
 
 _FOUR: Final = "{:.4f}".format
+_ID: Final = re.compile(r"[0-9a-f]{12}")
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Bundle, folder or hub id.")]
 Adapter = Annotated[
@@ -44,7 +46,7 @@ def register(app: typer.Typer) -> None:
 @group.command("export")
 def export(
     context: typer.Context,
-    patch: Annotated[str, typer.Argument(help="Edits in a .yaml or .json, or an exported folder.")],
+    patch: Annotated[str, typer.Argument(help="Edits in a .yaml or .json, an exported folder, or a live patch's id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or that of an earlier export.")],
     model: Model = "raylens/pico",
     adapter: Adapter = None,
@@ -82,7 +84,7 @@ def export(
     from raylens_jobs.patches import run_export
 
     state = state_of(context)
-    found = _read(patch)
+    found = _kept(state, patch) or _read(patch)
     with progress("exporting", None) as bar:
         settings = ExportSettings(
             text=text or MEASURED_ON,
@@ -118,21 +120,27 @@ def import_(
     context: typer.Context,
     patch: Annotated[str, typer.Argument(help="Edits in a .yaml or .json, or an exported folder.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Whether it fits this one.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", help="Have this session of the running services take it, at once.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a patch that somebody else made, and say what it is.
+    """Check a patch that somebody else made, say what it is, and use it live where a session is named.
 
     Pickles are never opened; what is too large, damaged, or for another model is refused.
     """
     found = _read(patch)
     if model is not None:
         _require_fits(found, model, state_of(context).workspace)
-    # Here a workspace's sessions will take it up: raylens.store.patches.Patches.create(session, found.spec, maxima).
+    taken = live_patches.take(context, session, found.spec, model) if session is not None else None
     if as_json:
         record = None if found.record is None else found.record.model_dump(mode="json")
-        print_json({"spec": found.spec.model_dump(mode="json"), "record": record})
+        told = {"spec": found.spec.model_dump(mode="json"), "record": record}
+        print_json(told | ({"id": taken.id, "session": taken.session} if taken is not None else {}))
         return
     spec = found.spec
+    if taken is not None:
+        print_text(taken.id)
     print_text(f"{spec.name or patch}: {_several(len(spec.edits), 'edit', 'edits')} of {spec.model or 'a model'}")
     for edit in spec.edits:
         print_text(f"  {edit}")
@@ -183,6 +191,21 @@ def _read(patch: str) -> ImportedPatch:
     from raylens.workbench.patch_import import import_patch
 
     return import_patch(Path(patch).expanduser())
+
+
+def _kept(state: State, patch: str) -> ImportedPatch | None:
+    """A live patch of the workspace, strengths as activations; None where that is no id of one."""
+    from raylens.store.patches import Patches
+    from raylens.workbench.patch_import import ImportedPatch
+
+    if not _ID.fullmatch(patch) or Path(patch).exists():
+        return None
+    for session in Patches(state.open_workspace()).sessions().values():
+        if patch in session.patches:
+            return ImportedPatch(session.patches[patch].absolute())
+    raise UnknownNameError(
+        f"no session of this workspace has a patch {patch}.", hint="raylens patch list shows those of a session."
+    )
 
 
 def _require_fits(found: ImportedPatch, model: str, workspace: str) -> None:

@@ -9,6 +9,7 @@ from raylens.reports.markup import element
 from raylens_app.web.feature.subject import Subject
 from raylens_app.web.numbers import count, figure, share
 from raylens_app.web.plain import plain
+from raylens_app.web.registry import link
 
 
 def head(subject: Subject) -> None:
@@ -43,6 +44,7 @@ def _ways(subject: Subject) -> None:
         ):
             there = 0 <= other < subject.one.d_sae
             st.button(label, icon=f":material/{icon}:", disabled=not there, on_click=_show, args=(subject, other))
+        link("workbench", "Steer from here", icon="tune", feature=str(subject.id))
         if subject.card.url:
             st.link_button("View on Neuronpedia", subject.card.url, icon=":material/open_in_new:", type="tertiary")
 
