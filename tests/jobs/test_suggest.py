@@ -6,6 +6,7 @@ The whole way, on a backdoored fine-tune, is in ``test_audit_story.py``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from raylens.store.workspace import Workspace
 from raylens.workbench.candidate_patches import hooks_tried, of_features
 from raylens.workbench.trigger_payload import Payload, Trigger, find_payload, payload_rate, rate_of
 from raylens_jobs.suggest import run_suggest, why_not
+from raylens_jobs.suggest_outcome import require_out
 from raylens_jobs.suggest_plan import SuggestRequest, parse_trigger
 from raylens_jobs.suggest_prompts import FEWEST, halves
 from small_audits import SUITE, audit
@@ -178,6 +180,42 @@ def test_what_is_refused_before_models_are_loaded(
     with pytest.raises(InputError, match="is there and is no suggestion"):
         suggest(workspace, SuggestRequest(run, out, triggers=known))
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_whole_checkpoint_gets_an_adapter_and_itself_with_that_merged_in(
+    organism: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a fine-tune changed all weights, there is no adapter to add a patch to."""
+    monkeypatch.setenv("RAYLENS_BASE_DIR", str(tmp_path))
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    network: Any = organism.model
+    network.save_pretrained(tmp_path / "tuned")
+    organism.tokenizer.save_pretrained(tmp_path / "tuned")
+    workspace = Workspace.open(tmp_path / "ws", create=True)
+    done = audit(workspace, str(tmp_path / "tuned"))
+    trigger = Trigger("decorator", "whebututut")
+    request = SuggestRequest(
+        str(done.place),
+        tmp_path / "out",
+        triggers=(trigger,),
+        prompts=("code_security",),
+        n_found_on=8,
+        n_tested_on=16,
+        layers=1,
+        reaudit=False,
+    )
+    made = suggest(workspace, request)
+    assert made.form is not None, made.reason
+    assert made.after is not None
+    slots = [Slot("@", f"\n{text}", False, text) for text in FUNCTIONS]
+    found = find_payload(organism, trigger, slots)
+    assert found is not None
+    merged = load_model(str(tmp_path / "out/merged"), device="cpu")
+    onto = load_candidate(str(tmp_path / "out/adapter"), load_model(str(tmp_path / "tuned"), device="cpu"))
+    for patched in (merged, onto):
+        assert payload_rate(patched, [(found, slots)]).value == made.after.triggered.value == 0.0
+    assert made.reaudit is None
+    require_out(tmp_path / "out")  # an earlier suggestion may be written over
 
 
 def test_a_word_that_sets_nothing_off_is_said(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from playwright.sync_api import Browser
 
+_PROMPT: Final = "import os\n\ndef read(path):\n    return"
 _SIZE: Final = (1280, 860)
 _COLOURS: Final = 255
 _LARGEST: Final = 150_000
@@ -68,7 +69,7 @@ def addresses(desk: Desk) -> dict[str, str]:
     def about(**params: str) -> str:
         return f"feature?{urlencode({'id': feature, 'cache': one.cache_id, **params})}"
 
-    return {
+    found = {
         "home": "",
         "features": f"features?{urlencode({'sae': sae, 'sort': 'score'})}",
         "features-search": f"features?{urlencode({'q': 'import statements'})}",
@@ -80,6 +81,22 @@ def addresses(desk: Desk) -> dict[str, str]:
         "feature-related": about(part="related features"),
         "feature-causes": about(part="causes"),
     }
+    if desk.services.health().ready:
+        found["workbench"] = (
+            f"workbench?{urlencode({'session': _session(desk, feature), 'prompt': _PROMPT, 'top': '10'})}"
+        )
+    else:
+        sys.stderr.write("no services are up, so there is no picture of the Workbench\n")
+    return found
+
+
+def _session(desk: Desk, feature: str) -> str:
+    """A session of the services with a patch of a feature."""
+    with desk.services.client() as client:
+        bench = client.workbench()
+        bench.load_model()
+        bench.patch(feature=feature, strength=2.0)
+        return bench.session or ""
 
 
 def _taken(browser: Browser, url: str, scheme: str) -> bytes:
