@@ -44,6 +44,7 @@ def run_case(case: str, workspace: Path, config: CacheConfig) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
+# A4.04: a run over several nodes, of which one goes.
 def test_a_node_removed_mid_run_changes_nothing(undisturbed: Made, config: CacheConfig, tmp_path: Path) -> None:
     """On two simulated Ray nodes, one removed mid-run, the result equals an undisturbed run."""
     # Blocks of one batch: many, so that some are still to come, and batched as in the blocks of two.
