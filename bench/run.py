@@ -34,6 +34,7 @@ BENCHES = (
     "soak",
     "workbench",
     "provenance",
+    "app",
 )
 
 

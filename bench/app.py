@@ -1,0 +1,136 @@
+"""How the app feels: seconds until a page is there in a browser, and from a click to what it changes.
+
+A real ``raylens app`` on caches of 16 000 and of 1 000 000 features, and Debian's Chromium. A page is there when its
+heading stands and nothing on it is drawn any more; a click is done when the address or the text that it changes has
+changed and nothing is drawn any more. The first page of a session counts the browser's own start of a page, the
+scripts it loads and the WebSocket; the app has been warmed by one session before, as it is for all analysts but one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.growth import tree_pss
+from raylens.store.workspace import Workspace
+
+# The makers of workspaces and the app's process are those of the tests.
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+
+_SIZES = {"16k": 16_000, "1m": 1_000_000}
+
+
+def measure(folder: Path, scale: float) -> dict[str, Any]:
+    """Seconds of first pages, milliseconds of clicks, and bytes of a session."""
+    from browser import browser
+
+    found: dict[str, Any] = {}
+    with browser() as chrome:
+        for name, n in _SIZES.items():
+            found |= {f"{key}_{name}": value for key, value in _sized(folder / name, n, chrome, scale).items()}
+    clicks = max(found["app_click_p95_ms_16k"], found["app_click_p95_ms_1m"])
+    pages = max(found["app_page_p50_s_16k"], found["app_page_p50_s_1m"])
+    return {"app_click_p95_ms": clicks, "app_page_s": pages, **found}
+
+
+def _sized(folder: Path, n: int, chrome: Any, scale: float) -> dict[str, Any]:
+    from app_process import app_process
+    from browser import session
+    from wide_cache import WIDE, make_wide_cache
+
+    workspace = Workspace.open(folder, create=True)
+    make_wide_cache(workspace, n)
+    sessions = max(2, int(8 * scale))
+    with app_process(workspace.url) as app:
+        with session(chrome) as (page, _):
+            _first(page, f"{app.url}/features")
+        before = tree_pss(app.process.pid)
+        pages, clicks = [], []
+        with _Many(chrome, sessions) as opened:
+            for page in opened:
+                pages.append(_first(page, f"{app.url}/features"))
+            held = tree_pss(app.process.pid) - before
+            for page in opened[:2]:
+                clicks += _clicks(page, f"{app.url}/feature?id={WIDE}/0", max(3, int(15 * scale)))
+    return {
+        "app_page_p50_s": round(float(np.median(pages)), 3),
+        "app_page_max_s": round(max(pages), 3),
+        "app_click_p50_ms": round(float(np.median(clicks)) * 1e3, 1),
+        "app_click_p95_ms": round(float(np.quantile(clicks, 0.95)) * 1e3, 1),
+        "app_session_mb": round(held / sessions / 1e6, 2),
+        "app_process_mb": round(before / 1e6, 1),
+    }
+
+
+class _Many:
+    """Sessions that are open at the same time."""
+
+    def __init__(self, chrome: Any, n: int) -> None:
+        self._contexts = [chrome.new_context(viewport={"width": 1280, "height": 900}) for _ in range(n)]
+
+    def __enter__(self) -> list[Any]:
+        return [context.new_page() for context in self._contexts]
+
+    def __exit__(self, *_: object) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+def _first(page: Any, url: str) -> float:
+    """Seconds until the page of features is there."""
+    began = time.perf_counter()
+    page.goto(url)
+    page.get_by_role("heading", level=1, name="Features").wait_for()
+    page.locator('[data-testid="stDataFrame"] canvas').first.wait_for()
+    _settled(page)
+    return time.perf_counter() - began
+
+
+def _clicks(page: Any, url: str, n: int) -> list[float]:
+    """Seconds of clicks on a feature's page: to the next feature, and to other windows and parts of it."""
+    page.goto(url)
+    page.get_by_role("heading", level=1).first.wait_for()
+    _settled(page)
+    found: list[float] = []
+    for _ in range(n):
+        title = page.get_by_role("heading", level=1).first.inner_text()
+        found.append(
+            _timed(
+                page,
+                lambda: page.get_by_role("button", name="next").click(),
+                "title => document.querySelector('h1').innerText !== title",
+                title,
+            )
+        )
+        for name in ("quantile", "top"):
+            found.append(
+                _timed(
+                    page,
+                    lambda name=name: page.get_by_role("radio", name=name, exact=True).click(),
+                    "name => name === 'top' ? !location.search.includes('windows=')"
+                    " : location.search.includes('windows=' + name)",
+                    name,
+                )
+            )
+    return found
+
+
+def _timed(page: Any, act: Callable[[], None], changed: str, argument: str) -> float:
+    began = time.perf_counter()
+    act()
+    page.wait_for_function(changed, arg=argument)
+    _settled(page)
+    return time.perf_counter() - began
+
+
+def _settled(page: Any) -> None:
+    page.wait_for_function(
+        "() => !document.querySelector('[data-testid=\"stStatusWidget\"]')"
+        " && !document.querySelector('[data-stale=\"true\"]')",
+        polling=20,
+    )
