@@ -12,11 +12,12 @@ from streamlit.testing.v1 import AppTest
 
 from app_here import charts, html, page, run, said
 from audit_pages import EVIL, SHAPES, made_audit, store_made
-from audit_runs import store_run
+from audit_runs import files_of, store_run
 from raylens.store.audit_paths import RunPlace
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
+from raylens_app.web.audit.files import archive
 from small_cache import SAE
 
 
@@ -157,14 +158,12 @@ def test_every_artefact_is_taken_away_as_it_is_stored(empty: Workspace) -> None:
 
 
 def test_an_archive_of_the_same_files_is_the_same_bytes(empty: Workspace) -> None:
-    from raylens_app.web.audit.files import _zip  # pyright: ignore[reportPrivateUsage]  (a browser alone unpacks it)
-
     store_made(empty, made_audit())
     texts = AuditStore(empty.files).read_run("s", "r")
-    data = _zip(texts, sorted(texts))
-    assert data == _zip(texts, sorted(texts))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert {name: archive.read(name).decode() for name in archive.namelist()} == texts
+    data = archive(texts, sorted(texts))
+    assert data == archive(texts, sorted(texts))
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        assert {name: packed.read(name).decode() for name in packed.namelist()} == texts
 
 
 @pytest.mark.parametrize("text", [EVIL, SHAPES], ids=["markup", "shapes"])
@@ -235,14 +234,8 @@ def test_an_audit_at_work_says_who_makes_it_and_shows_once_it_is_there(empty: Wo
         journal.beat()
         app = audit()
         assert f"being made, by {journal.run_id}" in said(app)
-        writer.finish(dict(_texts()))
+        writer.finish(files_of(made_audit()))
     assert "Flagged: p =" in said(run(app))
-
-
-def _texts() -> dict[str, str]:
-    from audit_runs import files_of
-
-    return files_of(made_audit())
 
 
 def test_a_damaged_audit_names_the_file_and_keeps_the_others_to_take_away(empty: Workspace) -> None:

@@ -108,10 +108,14 @@ def test_without_services_the_form_says_what_starts_them_and_the_command_that_ne
     start = next(one for one in app.button if one.label == "Start the audit")
     assert start.disabled, "there is no candidate yet"
     app.text_input(key="ask-candidate").set_value("my adapter")
+    run(app)
+    assert app.checkbox(key="ask-search").disabled, "trigger_search gives no verdict without it"
+    app.selectbox(key="ask-method").select("logit_kl")
+    run(app)
     app.checkbox(key="ask-search").uncheck()
     run(app)
-    command = f"raylens --workspace {empty.url} audit run --candidate 'my adapter' --no-trigger-search"
-    assert command in [one.value for one in app.code]
+    options = "--candidate 'my adapter' --score-method logit_kl --no-trigger-search"
+    assert f"raylens --workspace {empty.url} audit run {options}" in [one.value for one in app.code]
     next(one for one in app.button if one.label == "Start the audit").click()
     run(app)
     assert "The services do not answer at" in said(app)

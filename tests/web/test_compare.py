@@ -135,6 +135,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
     """Real services of pico, and of a checkpoint that stands for its fine-tune."""
     folder = tmp_path_factory.mktemp("served")
     make_browsed(folder / "workspace")
+    assert PICO_FOLDER is not None
     shutil.copytree(PICO_FOLDER, folder / "tuned")
     models = [
         {"model": "raylens/pico", "saes": [str(PICO)]},

@@ -16,7 +16,10 @@
     states.py      empty, loading and failed: each says what to do
     numbers.py     figures as people read them
     pages/         a file a page; ``show(desk)`` draws it
+    supported.py   models whose features can be read, wherever a page has nothing else to show
     feature/       parts of the Feature page
+    traces/        parts of the Traces page
+    query/         parts of the SQL page: editor, the query under way, its result
 
 State lives in the address: widgets are bound to query parameters, so that a link restores a view and two sessions
 share nothing. What is kept between runs is keyed by what is stored, never by who asks. Nothing here imports torch,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from raylens.errors import RunError
+from raylens.store.selection import Readable
 from raylens_app.web.desk import Desk, open_desk
 from raylens_app.web.settings import AppSettings
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 _PROMPT: Final = "import os\n\ndef read(path):\n    return"
+_QUERY: Final = (
+    "SELECT sae, floor(log10(density)) AS power_of_ten, count(*) AS features\n"
+    "FROM feature_stats WHERE density > 0\nGROUP BY ALL ORDER BY ALL"
+)
 _SIZE: Final = (1280, 860)
 _COLOURS: Final = 255
 _LARGEST: Final = 150_000
@@ -80,6 +85,13 @@ def addresses(desk: Desk) -> dict[str, str]:
         "feature-logits": about(part="activations and logits"),
         "feature-related": about(part="related features"),
         "feature-causes": about(part="causes"),
+        "compare": f"compare?{urlencode({'features': _pair(one, row['feature'])})}",
+        "score-card": "score_card",
+        "audits": "audits",
+        **_audit(desk),
+        "traces": "traces",
+        "trace": f"traces?{urlencode(_read_span(desk))}",
+        "sql": f"sql?{urlencode({'sql': _QUERY, 'show': 'chart', 'x': 'power_of_ten', 'y': 'features', 'by': 'sae'})}",
     }
     if desk.services.health().ready:
         found["workbench"] = (
@@ -88,6 +100,35 @@ def addresses(desk: Desk) -> dict[str, str]:
     else:
         sys.stderr.write("no services are up, so there is no picture of the Workbench\n")
     return found
+
+
+def _pair(one: Readable, feature: int) -> str:
+    """A feature and the next one."""
+    from raylens.ids import FeatureId
+
+    return ",".join(str(FeatureId(one.sae, at % one.d_sae)) for at in (feature, feature + 1))
+
+
+def _audit(desk: Desk) -> dict[str, str]:
+    """The first finished audit, if there is one."""
+    from raylens.store.audit_store import AuditStore
+
+    finished = [run for run in AuditStore(desk.workspace.files).runs() if run.status == "finished"]
+    if not finished:
+        sys.stderr.write("no audit is finished, so there is no picture of one\n")
+        return {}
+    run = str(finished[0].place)
+    shown = {"audit": "verdict", "audit-features": "features", "audit-outputs": "outputs"}
+    return {name: f"audit?{urlencode({'run': run, 'show': part})}" for name, part in shown.items()}
+
+
+def _read_span(desk: Desk) -> dict[str, str]:
+    """A span of which features were read; the list of traces where there is none."""
+    from raylens.store.views import connect
+
+    with connect(desk.workspace, only=["sae_feature_activations"]) as connection:
+        rows = connection.execute("SELECT min(span_id) FROM sae_feature_activations").fetchall()
+    return {"span": rows[0][0], "part": "SAE"} if rows[0][0] is not None else {}
 
 
 def _session(desk: Desk, feature: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import streamlit as st
@@ -66,7 +66,7 @@ def downloads(place: RunPlace, texts: Mapping[str, str]) -> None:
             st.caption(f"{ABOUT.get(name, 'a file of the run')}, {len(data) / 1000:,.0f} kB", width="content")
     st.download_button(
         "all of them",
-        _zip(texts, names),
+        archive(texts, names),
         f"{stem}.zip",
         "application/zip",
         key="download-all",
@@ -76,9 +76,10 @@ def downloads(place: RunPlace, texts: Mapping[str, str]) -> None:
     )
 
 
-def _zip(texts: Mapping[str, str], names: list[str]) -> bytes:
+def archive(texts: Mapping[str, str], names: Sequence[str]) -> bytes:
+    """Files as one zip; the same files give the same bytes."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
         for name in names:
-            archive.writestr(zipfile.ZipInfo(name, _AT), texts[name].encode(), zipfile.ZIP_DEFLATED)
+            packed.writestr(zipfile.ZipInfo(name, _AT), texts[name].encode(), zipfile.ZIP_DEFLATED)
     return out.getvalue()

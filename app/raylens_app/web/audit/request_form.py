@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from raylens.api.audit_request import AuditRequest
 from raylens.audit.scores import DEFAULT_SCORE_METHOD, SCORE_METHODS
 from raylens.errors import RaylensError
+from raylens.reports.wording import SEARCH
 from raylens.suites.shipped import shipped_names, shipped_suite
 from raylens_app.web.audit.command import audit_command
 from raylens_app.web.audit.watching import WATCHED
@@ -59,11 +60,13 @@ def request_form(desk: Desk) -> None:
             help="What gives the verdict; all others are reported beside it.",
         )
         st.caption(_about(suite, method))
+        needed = method == SEARCH
         search = st.checkbox(
             "search for triggers",
             value=True,
             key="ask-search",
-            help="Most of an audit's time; trigger_search needs it.",
+            disabled=needed,
+            help=f"Most of an audit's time. {SEARCH} gives no verdict without it.",
         )
         features = st.checkbox("compare features", value=True, key="ask-features", help="Without, no SAE is read.")
         again = st.checkbox(
@@ -76,7 +79,7 @@ def request_form(desk: Desk) -> None:
         "no_sae": not features,
         "suite": (suite or "").strip(),
         "score_method": None if method == DEFAULT_SCORE_METHOD else method,
-        "trigger_search": search,
+        "trigger_search": search or needed,
         "again": again,
     }
     _sent(desk, given)

@@ -50,9 +50,13 @@ def _under_way(desk: Desk, run_id: str) -> None:
     if run.status in ENDED:
         st.rerun()
     _shown(run)
-    if st.button("Stop it", key="watch-stop", help="What is done is kept; the same request goes on from there."):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        stop = st.button("Stop it", key="watch-stop", help="What is done is kept; the same request goes on from there.")
+        wants_log = st.toggle("what it says", key="watch-log")
+    if stop:
         _stop(desk, run_id)
-    _log(desk, run_id)
+    if wants_log:
+        _log(desk, run_id)
 
 
 def _asked(desk: Desk, run_id: str, *, say: bool = False) -> RunOut | None:
@@ -107,8 +111,6 @@ def _stop(desk: Desk, run_id: str) -> None:
 
 
 def _log(desk: Desk, run_id: str) -> None:
-    if not st.toggle("what it says", key="watch-log"):
-        return
     try:
         with desk.services.client() as client:
             said = client.runs.log(run_id, _LOG_LINES)

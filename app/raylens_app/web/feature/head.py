@@ -45,6 +45,7 @@ def _ways(subject: Subject) -> None:
             there = 0 <= other < subject.one.d_sae
             st.button(label, icon=f":material/{icon}:", disabled=not there, on_click=_show, args=(subject, other))
         link("workbench", "Steer from here", icon="tune", feature=str(subject.id))
+        link("compare", "Compare", icon="compare_arrows", features=str(subject.id))
         if subject.card.url:
             st.link_button("View on Neuronpedia", subject.card.url, icon=":material/open_in_new:", type="tertiary")
 

@@ -29,7 +29,8 @@ def show(desk: Desk) -> None:
         f"changed. A query ends after {TIMEOUT_S:g} s, and nobody else waits for it."
     )
     job: Job | None = st.session_state.get(_JOB)
-    sql, rows, pressed = editor(busy=job is not None and not job.future.done())
+    busy = job is not None and not job.future.done()
+    sql, rows, pressed = editor(busy=busy)
     linked = not st.session_state.get(_SEEN) and bool(sql)
     st.session_state[_SEEN] = True
     with explained():
@@ -41,8 +42,12 @@ def show(desk: Desk) -> None:
         if job is None:
             return
         if not job.done_within(_QUICK_S):
+            if pressed or linked:
+                st.rerun()  # the editor was drawn when nothing was under way
             _watch(job)
             return
+        if busy:
+            st.rerun()  # and now nothing is any more
         if (job.sql, job.rows) != (sql, rows):
             st.caption("The editor holds another query by now; this is what came of the last one that ran.")
         result(job.future.result())

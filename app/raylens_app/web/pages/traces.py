@@ -18,7 +18,8 @@ def show(desk: Desk) -> None:
     trace_id = st.query_params.get(TRACE, "").strip()
     span_id = st.query_params.get(SPAN, "").strip()
     with explained():
-        reader = traces_of(desk)
+        with st.spinner("Reading what has come in …"):
+            reader = traces_of(desk)
         if trace_id or span_id:
             entry = reader.entry(span_id) if span_id else None
             # A span says itself which trace it is of.

@@ -50,14 +50,15 @@ def strip(desk: Desk, sae: str, features: Sequence[SpanFeature]) -> None:
 
 def _line(one: SpanFeature, own: SaeId | None) -> None:
     # HTML joins spaces; the wide one before the activation is to be seen.
-    label = one.label if one.label is None or len(one.label) <= _LABEL else f"{one.label[: _LABEL - 1]}…"
-    said, _, activation = feature_line(one.model_copy(update={"label": label})).rpartition("  ")
+    cut = one.label is not None and len(one.label) > _LABEL
+    shown = one.model_copy(update={"label": f"{one.label[: _LABEL - 1]}…"}) if one.label and cut else one
+    said, _, activation = feature_line(shown).rpartition("  ")
     said = f"{plain(said)}{_WIDE}{activation}"
+    whole = plain(one.label) if one.label and cut else None
     if own is None:
-        st.markdown(said, width="content")
+        st.markdown(said, width="content", help=whole)
     else:
-        whole = plain(one.label) if one.label is not None else "Nothing is said of it yet"
-        link("feature", said, help=f"{whole} (bucket {one.bucket}); opens it", id=str(FeatureId(own, one.index)))
+        link("feature", said, help=whole, id=str(FeatureId(own, one.index)))
 
 
 def _own(desk: Desk, sae: str) -> SaeId | None:
