@@ -32,6 +32,7 @@ class Written:
 
     def __init__(self, documents: Sequence[str]) -> None:
         self.cache_id = "written"
+        self.holds_all = True
         self.info: dict[str, Any] = {"prefix_ids": [0], "identity": {"pack": False}}
         self.texts = list(documents)
         self._tokens = [planted.tokenize(text) for text in documents]
