@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from followed import followed
 from live_services import free_port
 
 STARTS_S = 120.0
@@ -42,46 +42,9 @@ class AppProcess:
 @contextmanager
 def app_process(workspace: str | Path, *words: str, **variables: str) -> Iterator[AppProcess]:
     """An app over ``workspace``, at a port of its own."""
-    port = free_port()
     environment = {**os.environ, "RAYLENS_URL": "http://127.0.0.1:9", **variables}
-    command: Sequence[str] = [
-        sys.executable,
-        "-m",
-        "raylens",
-        "--workspace",
-        str(workspace),
-        "app",
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), *words],
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    said: list[str] = []
-    ready = threading.Event()
-    assert process.stderr is not None
-    lines = process.stderr
-
-    def follow() -> None:
-        for line in lines:
-            said.append(line)
-            if " at http://" in line:
-                ready.set()
-        ready.set()
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        assert ready.wait(STARTS_S), said
-        found = re.search(r" at (http://\S+);", "".join(said))
-        assert found, said
-        yield AppProcess(found[1], process, said)
-    finally:
-        process.kill()
-        process.wait(ENDS_S)
-        follower.join(ENDS_S)
+    command = [sys.executable, "-m", "raylens", "--workspace", str(workspace), "app", "--port", str(free_port())]
+    with followed([*command, *words], environment, " at http://", STARTS_S) as running:
+        found = re.search(r" at (http://\S+);", "".join(running.said))
+        assert found, running.said
+        yield AppProcess(found[1], running.process, running.said)

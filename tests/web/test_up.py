@@ -6,24 +6,22 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
+from followed import ENDS_S, followed
 from live_services import TOKEN, free_port
 from raylens.bundle.paths import list_saes, sae_path
 from raylens.errors import InputError
-from raylens.store.standing import read_standing
+from raylens.store.standing import end, read_standing
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
 from raylens_app.cli.up import sae_folders
 
 STARTS_S = 240.0
-ENDS_S = 90.0
 
 
 @pytest.fixture
@@ -42,45 +40,25 @@ def test_ui_serves_a_model_with_saes_of_a_folder_and_ends_with_them(tmp_path: Pa
     port, services = free_port(), free_port()
     words = ["--workspace", str(tmp_path / "ws"), "ui", "--model", "raylens/pico", "--sae-dir", str(colleagues)]
     words += ["--port", str(port), "--services-port", str(services)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raylens", *words],
-        env={**os.environ, "RAYLENS_API_TOKEN": TOKEN},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    said: list[str] = []
-    ready = threading.Event()
-    lines = process.stderr
-    assert lines is not None
-
-    def follow() -> None:
-        for line in lines:
-            said.append(line)
-            if "Ctrl-C ends it" in line:
-                ready.set()
-        ready.set()
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
+    environment = {**os.environ, "RAYLENS_API_TOKEN": TOKEN}
+    workspace = Workspace.open(tmp_path / "ws", create=True)
     try:
-        assert ready.wait(STARTS_S), said
-        assert process.poll() is None, said
-        assert any(f"http://127.0.0.1:{port}/workbench" in line for line in said)
-        assert httpx.get(f"http://127.0.0.1:{port}/workbench").status_code == 200
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        opened = httpx.post(f"http://127.0.0.1:{services}/load-model", headers=headers, json={}, timeout=60).json()
-        assert opened.get("model") == "raylens/pico", opened
-        assert [one["sae"].startswith("local/theirs") for one in opened["saes"]] == [True]
-        process.send_signal(signal.SIGTERM)
-        process.wait(ENDS_S)
-        assert read_standing(Workspace.open(tmp_path / "ws").files) is None
+        with followed([sys.executable, "-m", "raylens", *words], environment, "Ctrl-C ends it", STARTS_S) as running:
+            assert running.process.poll() is None, running.said
+            assert any(f"http://127.0.0.1:{port}/workbench" in line for line in running.said)
+            assert httpx.get(f"http://127.0.0.1:{port}/workbench").status_code == 200
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            opened = httpx.post(f"http://127.0.0.1:{services}/load-model", headers=headers, json={}, timeout=60).json()
+            assert opened.get("model") == "raylens/pico", opened
+            assert [one["sae"].startswith("local/theirs") for one in opened["saes"]] == [True]
+            running.process.send_signal(signal.SIGTERM)
+            running.process.wait(ENDS_S)
+        assert read_standing(workspace.files) is None
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{port}/")
     finally:
-        process.kill()
-        process.wait(ENDS_S)
-        follower.join(ENDS_S)
+        if read_standing(workspace.files) is not None:  # the test has failed; services go on by themselves
+            end(workspace.files, ENDS_S)
 
 
 def test_what_sae_dir_may_be(colleagues: Path, tmp_path: Path) -> None:
