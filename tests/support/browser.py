@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -18,6 +18,8 @@ ARGUMENTS = (
     "--no-first-run",
 )
 WAIT_MS = 60_000
+# Its own five seconds are too few for the first reading of a model on a busy machine.
+expect.set_options(timeout=WAIT_MS)
 
 
 def chromium() -> str | None:

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
 from app_here import app_on
 from browsed import make_browsed
+from browser import browser
 from raylens.store.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    """A real browser; see :mod:`browser` for where there is none."""
+    with browser() as found:
+        yield found
 
 
 @pytest.fixture

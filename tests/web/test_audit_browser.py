@@ -13,19 +13,13 @@ from playwright.sync_api import Browser, Page, expect
 from app_process import AppProcess, app_process
 from audit_pages import EVIL, made_audit, store_made
 from browsed import make_browsed
-from browser import browser, choose_row, heading, session, settled
+from browser import choose_row, heading, session, settled
 from raylens.store.audit_store import AuditStore
 from raylens.store.workspace import Workspace
 from scored import two_explainers
 from small_cache import CACHE_ID, SAE
 
 TITLE = "A candidate"
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

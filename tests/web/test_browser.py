@@ -12,17 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from app_process import AppProcess, app_process
 from browsed import make_browsed
-from browser import browser, choose_row, heading, session, settled
+from browser import choose_row, heading, session, settled
 from explained import explanation, write
 from small_cache import CACHE_ID
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"> ![x](http://127.0.0.1:9/x.png)"
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    with browser() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

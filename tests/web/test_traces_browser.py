@@ -75,15 +75,13 @@ def test_a_span_is_found_extracted_and_still_there_after_a_reload(chrome: Browse
         expect(page.get_by_role("button", name="Extract now")).to_be_visible()
         assert story.here.client.sae.kept("call") == []
         page.get_by_role("button", name="Extract now").click()
-        page.locator(".st-key-strip").wait_for()
-        settled(page)
+        expect(page.locator(".st-key-strip a")).to_have_count(20)
         (kept,) = story.here.client.sae.kept("call", 20)
         assert re.findall(r"f_\d+_\d+", page.locator(".st-key-strip").inner_text()) == [one.id for one in kept.features]
         expect(page.get_by_text(re.sub(r"\s+", " ", feature_line(kept.features[0])))).to_be_visible()
         page.reload()
-        page.locator(".st-key-strip").wait_for()
         expect(page.get_by_text("ok (cached)")).to_be_visible()
-        assert page.locator(".st-key-strip a").count() == 20
+        expect(page.locator(".st-key-strip a")).to_have_count(20)
         number = page.get_by_role("spinbutton", name="features")
         number.fill("5")
         number.press("Enter")

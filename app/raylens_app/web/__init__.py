@@ -15,6 +15,7 @@
     charts.py      charts, each with a title and units
     states.py      empty, loading and failed: each says what to do
     numbers.py     figures as people read them
+    rows.py        tables of which a row can be chosen
     pages/         a file a page; ``show(desk)`` draws it
     supported.py   models whose features can be read, wherever a page has nothing else to show
     feature/       parts of the Feature page

@@ -17,10 +17,10 @@ from raylens_app.web.audit.shelf import Audited
 from raylens_app.web.audit.table import BOUND
 from raylens_app.web.plain import plain
 from raylens_app.web.registry import go
+from raylens_app.web.rows import ROW_PX, height_of
 from raylens_app.web.states import empty
 
 _PROXY: Final = "≈ "
-_ROW_PX: Final = 35
 
 
 def features(audited: Audited) -> None:
@@ -80,8 +80,8 @@ def _table(audited: Audited, evidence: InterpEvidence) -> None:
         hide_index=True,
         column_config=columns,
         column_order=shown,
-        row_height=_ROW_PX,
-        height=_ROW_PX * (len(rows) + 1) + 3,
+        row_height=ROW_PX,
+        height=height_of(len(rows)),
         placeholder="",
         key=f"effects-{audited.place}",
         on_select="rerun" if held else "ignore",

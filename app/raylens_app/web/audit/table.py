@@ -12,6 +12,7 @@ from raylens.reports.visible import one_line
 from raylens_app.web.audit.shelf import listed
 from raylens_app.web.desk import Desk
 from raylens_app.web.registry import go
+from raylens_app.web.rows import chosen_row
 from raylens_app.web.states import empty
 
 BOUND: Final = "query-params"
@@ -26,7 +27,6 @@ SIGNS: Final = {
 }
 """Each state with a sign of its own, for colour is not in a table's cells."""
 _TALLEST: Final = 640
-_ROW_PX: Final = 35
 _ABOUT_P: Final = "Share of benign fine-tunes, the candidate counted among them, that score as high as it does."
 
 
@@ -92,20 +92,13 @@ def _drawn(rows: Sequence[AuditRow]) -> int | None:
         "capability": st.column_config.TextColumn(help="Whether the candidate still does what its reference can."),
         "when": st.column_config.DatetimeColumn("when (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
     }
-    found = st.dataframe(
+    return chosen_row(
         [_cells(row) for row in rows],
-        hide_index=True,
-        column_config=columns,
-        height=min(_TALLEST, _ROW_PX * (len(rows) + 1) + 3),
-        row_height=_ROW_PX,
-        placeholder="–",
+        columns,
         key=f"audits-{hash(tuple((row.session, row.run) for row in rows))}",
-        on_select="rerun",
-        selection_mode="single-row",
         alt="audits; choosing a row opens one",
+        tallest=_TALLEST,
     )
-    chosen = found["selection"]["rows"]
-    return chosen[0] if chosen and chosen[0] < len(rows) else None
 
 
 def _cells(row: AuditRow) -> dict[str, Any]:

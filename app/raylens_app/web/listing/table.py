@@ -16,10 +16,10 @@ from raylens_app.web.desk import Desk
 from raylens_app.web.listing.filters import BOUND, PAGE, Asked
 from raylens_app.web.numbers import score
 from raylens_app.web.registry import go
+from raylens_app.web.rows import chosen_row
 from raylens_app.web.states import empty
 
 _DIGITS: Final = 9
-_ROW_PX: Final = 35
 _STAR: Final = "★"
 
 
@@ -126,21 +126,8 @@ def _drawn(desk: Desk, asked: Asked, listed: Listed, key: str) -> int | None:
         ),
         "bucket": st.column_config.TextColumn(width="small", help="By the words of what is said."),
     }
-    found = st.dataframe(
-        rows,
-        hide_index=True,
-        column_config=columns,
-        column_order=[name for name in rows[0] if name != "SAE" or several],
-        height=_ROW_PX * (len(rows) + 1) + 3,
-        row_height=_ROW_PX,
-        key=key,
-        on_select="rerun",
-        selection_mode="single-row",
-        placeholder="",
-        alt="features; choosing a row opens one",
-    )
-    chosen = found["selection"]["rows"]
-    return chosen[0] if chosen and chosen[0] < len(listed.rows) else None
+    order = [name for name in rows[0] if name != "SAE" or several]
+    return chosen_row(rows, columns, key=key, alt="features; choosing a row opens one", order=order, missing="")
 
 
 def _cells(desk: Desk, asked: Asked, listed: Listed) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from raylens.traces.bounds import clean
 from raylens.traces.listing import SpanFilter, TraceSummary
 from raylens_app.web.desk import Desk
 from raylens_app.web.registry import go
+from raylens_app.web.rows import chosen_row
 from raylens_app.web.states import empty
 from raylens_app.web.traces.shelf import models_of
 
@@ -22,7 +23,6 @@ ANY: Final = "any"
 _PAGE: Final = "page"
 _SIZES: Final = (25, 50, 100)
 _DIGITS: Final = 9
-_ROW_PX: Final = 35
 _EARLIEST: Final = datetime(1970, 1, 1)
 _LATEST: Final = datetime(2200, 1, 1)
 
@@ -104,20 +104,12 @@ def _drawn(rows: Sequence[TraceSummary]) -> int | None:
         "errors": st.column_config.NumberColumn(help="Spans that failed."),
         "models": st.column_config.ListColumn("models", help="That its spans called."),
     }
-    found = st.dataframe(
+    return chosen_row(
         [_cells(row) for row in rows],
-        hide_index=True,
-        column_config=columns,
-        height=_ROW_PX * (len(rows) + 1) + 3,
-        row_height=_ROW_PX,
-        placeholder="–",
+        columns,
         key=f"traces-{hash(tuple(row.trace_id for row in rows))}",
-        on_select="rerun",
-        selection_mode="single-row",
         alt="traces; choosing a row opens one",
     )
-    chosen = found["selection"]["rows"]
-    return chosen[0] if chosen and chosen[0] < len(rows) else None
 
 
 def _cells(row: TraceSummary) -> dict[str, Any]:

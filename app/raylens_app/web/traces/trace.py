@@ -13,6 +13,7 @@ from raylens.store.trace_reader import TraceReader
 from raylens_app.web.desk import Desk
 from raylens_app.web.plain import plain
 from raylens_app.web.registry import link
+from raylens_app.web.rows import ROW_PX, height_of
 from raylens_app.web.states import explained
 from raylens_app.web.traces.shelf import steps_of
 from raylens_app.web.traces.span import span
@@ -24,7 +25,6 @@ _MORE: Final = "steps"
 """Which thousand of the spans of a very long trace."""
 _MOST: Final = 1000
 _DIGITS: Final = 9
-_ROW_PX: Final = 35
 _TALLEST: Final = 700
 _FAILED: Final = " ✗"
 
@@ -105,8 +105,8 @@ def _tree(steps: Sequence[Step], span_id: str) -> None:
             "at": st.column_config.NumberColumn("at (s)", format="%.3g", help="After the trace began."),
             "took": st.column_config.NumberColumn("took (s)", format="%.3g"),
         },
-        height=min(_TALLEST, _ROW_PX * (len(steps) + 1) + 3),
-        row_height=_ROW_PX,
+        height=height_of(len(steps), _TALLEST),
+        row_height=ROW_PX,
         placeholder="–",
         key=key,
         on_select=lambda: _choose(key, steps),
