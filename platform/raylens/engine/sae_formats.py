@@ -109,6 +109,15 @@ def open_folder(path: Path) -> SaeFolder:
     raise InputError(f"{path} holds no SAE.", hint=f"a folder with one of these is read: {expected}.")
 
 
+def read_config(sae: SaeFolder) -> dict[str, Any]:
+    """The configuration of a folder as its file has it.
+
+    Raises:
+        DamagedFileError: The file is no JSON object.
+    """
+    return _json(sae.files[0])
+
+
 def read_state(sae: SaeFolder) -> dict[str, Tensor]:
     """The weights of a foreign format under sae-lens's names: ``W_enc [d_in, d_sae]``, ``W_dec [d_sae, d_in]`` …
 

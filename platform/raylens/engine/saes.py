@@ -9,8 +9,9 @@ reference                                  what it names
 a path                                     a folder on disk, likewise; named ``local/<folder>-<8 hex>``
 =========================================  =========================================================
 
-An SAE comes back as sae-lens's own object, set up for what RayLens taps: transformers' activations,
-flat in their last axis.
+An SAE comes back as :class:`~raylens.engine.inference_sae.InferenceSae` where that can read it, else as sae-lens's own
+object, which has the same methods; either is set up for what RayLens taps: transformers' activations, flat in their
+last axis.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch import Tensor
 from raylens.bundle.paths import sae_path
 from raylens.catalog.points import from_transformer_lens
 from raylens.engine import fingerprint, sae_hub
+from raylens.engine.inference_sae import InferenceSae, read_inference_sae
 from raylens.engine.memory import memory_advice
 from raylens.engine.sae_formats import SaeFolder, open_folder, read_state
 from raylens.errors import DamagedFileError, InputError, UnknownNameError
@@ -49,9 +51,9 @@ _DTYPES: Final = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, eq=False)
 class LoadedSae:
-    """An SAE ready to encode: ``sae`` is sae-lens's, on its device, without gradients."""
+    """An SAE ready to encode: ``sae`` has sae-lens's methods, and is on its device, without gradients."""
 
-    sae: SAE[Any]
+    sae: SAE[Any] | InferenceSae
     spec: SaeSpec
 
     @property
@@ -200,7 +202,10 @@ def _hook(sae: SaeId, name: str | None, model: str | None) -> HookPoint:
         ) from error
 
 
-def _from_folder(folder: SaeFolder, device: str, dtype: str) -> SAE[Any]:
+def _from_folder(folder: SaeFolder, device: str, dtype: str) -> SAE[Any] | InferenceSae:
+    light = read_inference_sae(folder, device, dtype)
+    if light is not None:
+        return light
     from sae_lens import SAE, TrainingSAE
 
     if folder.format != "saelens":
@@ -245,9 +250,10 @@ def _readable(sae: SaeId) -> Iterator[None]:
             ) from error
 
 
-def _set_up(sae: SAE[Any]) -> SAE[Any]:
-    """Make sae-lens's object take what RayLens taps."""
-    sae.turn_off_forward_pass_hook_z_reshaping()  # taps give heads side by side already
+def _set_up(sae: SAE[Any] | InferenceSae) -> SAE[Any] | InferenceSae:
+    """Make an SAE take what RayLens taps."""
+    if not isinstance(sae, InferenceSae):
+        sae.turn_off_forward_pass_hook_z_reshaping()  # taps give heads side by side already
     sae.requires_grad_(False)
     sae.eval()
     settings = sae.cfg.metadata.get("model_from_pretrained_kwargs") or {}
@@ -256,7 +262,7 @@ def _set_up(sae: SAE[Any]) -> SAE[Any]:
     return sae
 
 
-def _centre(sae: SAE[Any]) -> None:
+def _centre(sae: SAE[Any] | InferenceSae) -> None:
     """Take the mean off each input and give it back to each output.
 
     The SAE was trained on TransformerLens's model with centred writing weights. Its residual stream
