@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait for processes half of their time; each of these has a Ray of two cores of its own.
+WORKERS ?= 2
 export RAY_AUTH_MODE ?= disabled
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -23,8 +25,8 @@ $(BIN)/.installed: constraints.txt pyproject.toml
 demo: $(BIN)/.installed ## cache, merge and browse 500 000 tokens of the standard library through the embedded models
 	@$(BIN)/raylens demo
 
-test: $(BIN)/.installed ## the tests (GPU and slow ones deselected)
-	@$(BIN)/python -m pytest
+test: $(BIN)/.installed ## the tests (GPU and slow ones deselected), WORKERS at a time
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(BIN)/.installed ## long fault and soak runs
 	@$(BIN)/python -m pytest -m slow --timeout 1800

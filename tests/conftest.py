@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+import two_at_once
 from shared_ray import SHARED
 
 os.environ.update(
@@ -23,6 +25,15 @@ os.environ.update(
 # A busy machine is no failure: examples have no deadline, the whole test has.
 settings.register_profile("raylens", deadline=None)
 settings.load_profile("raylens")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda one: two_at_once.turn(one.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return two_at_once.scheduler(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -308,8 +308,10 @@ def test_an_endpoint_that_answers_nothing_is_no_success(
 
 
 def test_what_went_unexplained_beside_others_is_counted_and_shown(
-    copy: Workspace, raylens: Run, llm: FakeLlm, judge: Judge, sets: dict[int, ExampleSets], capsys: Any
-) -> None:
+    copy: Workspace, raylens: Run, llm: FakeLlm, judge: Judge, sets: dict[int, ExampleSets], capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "240")
     llm.respond = lambda asked: judge(asked) if asked.index == 0 else "I cannot say."
     code, found, _ = raylens(*EXPLAIN, "--explainer", "default", *at(llm), *features(sets, 3))
     assert (code, found["statuses"]) == (0, {"ok": 1, "failed": 2})

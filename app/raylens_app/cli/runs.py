@@ -140,7 +140,7 @@ def _duration(record: RunRecord) -> str:
 
 
 def _progress(progress: Mapping[str, object]) -> str:
-    """``tokens`` beside ``tokens_total`` or ``tokens_wanted`` as a share; everything else as it is."""
+    """``tokens`` beside ``tokens_total`` or ``tokens_wanted`` as a share; what else there is, where it is not zero."""
     parts: list[str] = []
     for name, value in progress.items():
         if name.endswith(("_total", "_wanted")):
@@ -149,7 +149,7 @@ def _progress(progress: Mapping[str, object]) -> str:
         label = name.replace("_", " ")
         if isinstance(value, int | float) and isinstance(total, int | float) and total > 0:
             parts.append(f"{value:,.0f} of {total:,.0f} {label} ({min(1.0, value / total):.0%})")
-        else:
+        elif value != 0:
             parts.append(f"{label} {_value(value)}")
     return " · ".join(parts)
 

@@ -81,7 +81,7 @@ def _progress(progress: Mapping[str, Any]) -> str:
     known = {name for name, _, _ in totals}
     for name, value in progress.items():
         plain_value = isinstance(value, int | float | str) and not name.endswith(("_total", "_wanted"))
-        if plain_value and name not in known:
+        if plain_value and value != 0 and name not in known:
             shown = figure(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
             parts.append(f"{name.replace('_', ' ')} {shown}")
     return " · ".join(parts)
