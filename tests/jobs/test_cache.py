@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cache_runs import SAE, Made, make
+from cache_runs import SAE, Made, lend_map, make
 from raylens.config import CacheConfig
 from raylens.errors import BusyError, InputError, MismatchError, StoppedError
 from raylens.store.runs import RunJournal, read_runs, request_stop
 from raylens.store.views import connect
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
+from raylens_jobs.cache import plan_cache
 
 
 def test_stored_activations_are_those_of_transformers_and_sae_lens(undisturbed: Made) -> None:
@@ -155,7 +156,9 @@ def test_two_runs_at_once_in_one_cache_are_refused(undisturbed: Made, config: Ca
 
 
 def test_filter_bos_and_min_activation_leave_rows_out(undisturbed: Made, config: CacheConfig, folder: Path) -> None:
-    made = make(folder, config.model_copy(update={"filter_bos": True, "min_activation": 1.0}))
+    asked = config.model_copy(update={"filter_bos": True, "min_activation": 1.0})
+    lend_map(undisturbed, folder, plan_cache(asked).cache_id)
+    made = make(folder, asked)
     with connect(undisturbed.workspace) as connection:
         expected = connection.execute(
             "SELECT count(*) FROM activations WHERE position > 0 AND activation > 1.0 AND sae = ?", [SAE]
@@ -167,8 +170,6 @@ def test_filter_bos_and_min_activation_leave_rows_out(undisturbed: Made, config:
 
 def test_what_does_not_fit_is_refused_before_any_work(config: CacheConfig, tmp_path: Path) -> None:
     """A2.15."""
-    from raylens_jobs.cache import plan_cache
-
     with pytest.raises(InputError, match="longer than the 1024"):
         plan_cache(config.model_copy(update={"ctx_len": 2048}))
     with pytest.raises(InputError, match="twice"):
