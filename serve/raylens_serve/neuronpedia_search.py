@@ -25,6 +25,7 @@ from raylens.api.neuronpedia import (
 from raylens.api.reading import KEPT, EncodeAnswer, EncodeRequest, SaeReading, ValuesRequest
 from raylens.errors import InputError, UnknownNameError
 from raylens.ids import SaeId
+from raylens.labels.names import NeuronpediaId
 from raylens.labels.own_features import Own
 from raylens.labels.page_shapes import TYPE_PREFIX
 from raylens.labels.workspace_features import WorkspaceFeatures
@@ -81,21 +82,28 @@ class Searches:
             hits += [(by_sae[cache_id, hit.sae], hit) for hit in found.hits]
             total += found.n_features
         hits.sort(key=lambda pair: -pair[1].score)  # stable: one cache's order stays
-        page = tuple(self._explanation(own, hit) for own, hit in hits[asked.offset : last])
+        page = self._found(hits[asked.offset : last])
         left = total > asked.offset + len(page)
         return FoundExplanations(
             results=page, results_count=len(page), has_more=left, next_offset=asked.offset + len(page)
         )
 
-    def _explanation(self, own: Own, hit: Hit) -> FoundExplanation:
-        return FoundExplanation(
-            model_id=own.source.model,
-            layer=own.source.source,
-            index=str(hit.feature),
-            description=hit.text,
-            type_name=HUMAN if hit.explainer == HUMAN else f"{TYPE_PREFIX}{hit.explainer}",
-            cosine_similarity=hit.similarity,
-            neuron=self._features.own.page(own.source, hit.feature, _EXAMPLES) or {},
+    def _found(self, hits: Sequence[tuple[Own, Hit]]) -> tuple[FoundExplanation, ...]:
+        wanted: dict[NeuronpediaId, list[int]] = {}
+        for own, hit in hits:
+            wanted.setdefault(own.source, []).append(hit.feature)
+        pages = {source: self._features.own.pages(source, some, _EXAMPLES) for source, some in wanted.items()}
+        return tuple(
+            FoundExplanation(
+                model_id=own.source.model,
+                layer=own.source.source,
+                index=str(hit.feature),
+                description=hit.text,
+                type_name=HUMAN if hit.explainer == HUMAN else f"{TYPE_PREFIX}{hit.explainer}",
+                cosine_similarity=hit.similarity,
+                neuron=pages[own.source].get(hit.feature, {}),
+            )
+            for own, hit in hits
         )
 
     # ------------------------------------------------------------------ what fires on a text

@@ -131,6 +131,15 @@ def test_every_feature_has_the_fields_dead_ones_too(cached: Workspace) -> None: 
     assert failed["explanations"] == [], "a failed explanation is none"
 
 
+def test_pages_that_are_asked_for_together_are_those_of_each(cached: Workspace) -> None:
+    own = OwnFeatures(cached, built_in())
+    together = own.pages(OWN, [3, 1, D_SAE + 5, 1, *range(D_SAE), -1], 3)
+    assert together == {index: own.page(OWN, index, 3) for index in range(D_SAE)}
+    assert any(page["activations"] and page["explanations"] and page["pos_str"] for page in together.values())
+    assert own.pages(NeuronpediaId("tiny", "4-other"), [0]) == {}
+    assert own.pages(OWN, []) == {}
+
+
 def test_labels_from_elsewhere_come_with_own_ones_and_alone(cached: Workspace) -> None:  # A2.11
     with LabelStore(cached.files) as store:
         for source, index in ((OWN, 1), (SOURCE, 7)):

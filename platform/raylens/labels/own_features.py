@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,32 +112,46 @@ class OwnFeatures:
         return self._index(cache.cache_id, sae, kind).rows_of([feature])[feature]
 
     def page(self, source: NeuronpediaId, index: int, n_examples: int = N_EXAMPLES) -> dict[str, Any] | None:
-        """One feature's page, with ``explanations``; None where no cache has it.
+        """One feature's page, as in :meth:`pages`; None where no cache has it."""
+        return self.pages(source, [index], n_examples).get(index)
+
+    def pages(
+        self, source: NeuronpediaId, indices: Iterable[int], n_examples: int = N_EXAMPLES
+    ) -> dict[int, dict[str, Any]]:
+        """Pages of features, each with its ``explanations``; those that no cache has are left out.
+
+        What is in one file is read once for all of them.
 
         Raises:
             DamagedFileError: A file is missing, truncated, or fails a checksum.
         """
         own = self.sources().get(source)
-        if own is None or not 0 <= index < own.d_sae:
-            return None
+        wanted = [] if own is None else sorted({index for index in indices if 0 <= index < own.d_sae})
+        if own is None or not wanted:
+            return {}
         reader = self.reader(own.cache_id)
-        statistics: dict[str, Any] = dict(reader.feature(own.sae, index))
+        tops = {index: reader.top_windows(own.sae, index, n_examples) if n_examples else [] for index in wanted}
+        examples = iter(reader.examples([one for top in tops.values() for one in top]))
+        statistics = _rows(reader, "feature_stats", own.sae, wanted, "feature")
+        logit_rows = _rows(reader, "logits", own.sae, wanted, "rank")
+        near = _rows(reader, "neighbours", own.sae, wanted, "rank")
+        said = self.explanations_in(own, wanted)
         return {
-            "modelId": source.model,
-            "layer": source.source,
-            "index": str(index),
-            "hookName": own.hook,
-            "maxActApprox": statistics["max_activation"] or 0.0,
-            "frac_nonzero": statistics["density"],
-            **histogram(statistics["histogram"]),
-            **logits(_rows(reader, "logits", own.sae, index)),
-            **neighbours(_rows(reader, "neighbours", own.sae, index)),
-            "vector": [],
-            "activations": [
-                activation(one)
-                for one in reader.examples(reader.top_windows(own.sae, index, n_examples) if n_examples else [])
-            ],
-            "explanations": self.explanations_in(own, [index])[index],
+            index: {
+                "modelId": source.model,
+                "layer": source.source,
+                "index": str(index),
+                "hookName": own.hook,
+                "maxActApprox": statistics[index][0]["max_activation"] or 0.0,
+                "frac_nonzero": statistics[index][0]["density"],
+                **histogram(statistics[index][0]["histogram"]),
+                **logits(logit_rows[index]),
+                **neighbours(near[index]),
+                "vector": [],
+                "activations": [activation(next(examples)) for _ in tops[index]],
+                "explanations": said[index],
+            }
+            for index in wanted
         }
 
     def explanations(self, source: NeuronpediaId, index: int) -> list[dict[str, Any]]:
@@ -217,6 +231,11 @@ class OwnFeatures:
             yield Own(name, elsewhere, sae, model, layer, cache_id, int(totals["d_sae"]), hook)
 
 
-def _rows(reader: CacheReader, kind: Kind, sae: SaeId, index: int) -> list[dict[str, Any]]:
-    rows = reader.rows_of(kind, sae, [index])
-    return [] if rows is None else rows.sort_by("rank").to_pylist()
+def _rows(
+    reader: CacheReader, kind: Kind, sae: SaeId, indices: Sequence[int], order: str
+) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {index: [] for index in indices}
+    rows = reader.rows_of(kind, sae, indices)
+    for row in [] if rows is None else rows.sort_by(order).to_pylist():
+        found[row["feature"]].append(row)
+    return found

@@ -211,7 +211,7 @@ class CacheReader:
             return self._texts.windows(window_ids, columns)
 
     def examples(self, activities: Sequence[Activity]) -> list[Example]:
-        """One feature's windows with text, tokens and where they come from; raises as :meth:`windows`."""
+        """Features' windows with text, tokens and where they come from, in this order; raises as :meth:`windows`."""
         needed = ["doc_id", "token_offsets", "text"]
         windows = self.windows([activity.window_id for activity in activities], needed).to_pydict()
         with self._turn:
