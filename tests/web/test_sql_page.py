@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +33,7 @@ EVERY = [*(sql for _, sql in EXAMPLES), *map(first_rows, VIEWS)]
 def done(app: AppTest) -> AppTest:
     """After the query has ended, as its page looks by itself."""
     until = time.monotonic() + 30
-    while any("Running for" in one.value or "Other queries" in one.value for one in app.info):
+    while any(word in one.value for one in app.info for word in ("Running for", "Other queries", "Stopping")):
         assert time.monotonic() < until
         time.sleep(0.1)
         run(app)
@@ -114,6 +116,29 @@ def test_a_long_query_holds_up_nobody(browsed: Workspace, monkeypatch: pytest.Mo
     assert any("Running for" in one.value for one in run(slow).info)
     assert done(slow).error
     assert not next(one for one in slow.button if one.label == "Run").disabled
+
+
+def test_a_query_that_runs_is_stopped_and_the_next_one_runs(browsed: Workspace) -> None:
+    app = page("sql", sql=SLOW)
+    press(app, "Stop")
+    (error,) = done(app).error
+    assert "the query was stopped" in error.value
+    assert not any(one.label == "Stop" for one in app.button)
+    app.text_area(key="sql").set_value("SELECT 1 AS one")
+    assert list(done(press(app, "Run")).dataframe[0].value["one"]) == [1]
+
+
+def test_one_that_waits_for_its_turn_is_stopped_at_once(browsed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as ending:
+        monkeypatch.setattr(running, "_POOL", pool)
+        first = running.start(browsed, SLOW, 10)
+        ending.callback(first.stop)
+        app = page("sql", sql="SELECT 1 AS one")
+        assert any("Other queries are running" in one.value for one in app.info)
+        press(app, "Stop")
+        (error,) = run(app).error
+        assert "the query was stopped" in error.value
+        assert not first.future.done()
 
 
 def test_sessions_do_not_see_each_others_results(browsed: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from raylens.store.views import connect, damage_in, one_line
 from raylens.store.workspace import Workspace
 
 _BATCH_ROWS: Final = 2048
+_LOOK_S: Final = 0.05
+"""Between looks whether a query is to be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,13 @@ class QueryResult:
 
 
 def query(
-    workspace: Workspace, sql: str, *, timeout_s: float = 30.0, memory: str = "2GB", max_rows: int = 100_000
+    workspace: Workspace,
+    sql: str,
+    *,
+    timeout_s: float = 30.0,
+    memory: str = "2GB",
+    max_rows: int = 100_000,
+    stop: threading.Event | None = None,
 ) -> QueryResult:
     """Run one SELECT, or EXPLAIN of one, over the views of a workspace.
 
@@ -44,25 +53,33 @@ def query(
         timeout_s: Seconds after which the query is interrupted.
         memory: DuckDB's memory limit; nothing is spilled to disk.
         max_rows: Rows returned at most; the rest is never computed where the plan allows.
+        stop: Interrupts the query once it is set.
 
     Raises:
-        QueryError: The query is refused, does not run, or exceeds a limit.
+        QueryError: The query is refused, does not run, exceeds a limit, or was stopped.
         DamagedFileError: A file that it reads is damaged.
     """
     statement = checked(sql)
     with (
         connect(workspace, only=statement.views, memory=memory, locked=True) as connection,
-        _deadline(connection, timeout_s) as expired,
+        _interruptible(connection, timeout_s, stop) as cut_off,
     ):
         try:
             return _run(connection, statement.sql, max_rows)
         except (duckdb.Error, pa.ArrowException, OSError) as error:  # DuckDB's own, or as Arrow passes it on
-            if expired.is_set():
+            if cut_off.is_set() and stop is not None and stop.is_set():
+                raise stopped() from error
+            if cut_off.is_set():
                 raise QueryError(
                     f"the query ran longer than {timeout_s:g} s.",
                     hint="narrow it with WHERE sae = … AND feature = …, or give it more time.",
                 ) from error
             raise _explained(error, memory) from error
+
+
+def stopped() -> QueryError:
+    """What somebody is told who stopped a query."""
+    return QueryError("the query was stopped.", hint="run it again when you want what it finds.")
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str, max_rows: int) -> QueryResult:
@@ -79,22 +96,24 @@ def _run(connection: duckdb.DuckDBPyConnection, sql: str, max_rows: int) -> Quer
 
 
 @contextmanager
-def _deadline(connection: duckdb.DuckDBPyConnection, timeout_s: float) -> Iterator[threading.Event]:
-    """Interrupt what runs in the block after ``timeout_s``; yields the event that says that it did."""
-    done, expired = threading.Event(), threading.Event()
+def _interruptible(
+    connection: duckdb.DuckDBPyConnection, timeout_s: float, stop: threading.Event | None
+) -> Iterator[threading.Event]:
+    """Interrupt what runs in the block after ``timeout_s`` or when asked to; yields the event that says that it did."""
+    done, cut_off = threading.Event(), threading.Event()
 
     def watch() -> None:
-        wait_s = timeout_s
+        until = time.monotonic() + timeout_s
         # Again and again: an interrupt between two calls into DuckDB is forgotten by the next one.
-        while not done.wait(wait_s):
-            expired.set()
-            connection.interrupt()
-            wait_s = 0.05
+        while not done.wait(_LOOK_S if cut_off.is_set() or stop is not None else timeout_s):
+            if time.monotonic() >= until or (stop is not None and stop.is_set()):
+                cut_off.set()
+                connection.interrupt()
 
-    watcher = threading.Thread(target=watch, name="raylens-query-deadline", daemon=True)
+    watcher = threading.Thread(target=watch, name="raylens-query-watch", daemon=True)
     watcher.start()
     try:
-        yield expired
+        yield cut_off
     finally:
         done.set()
         watcher.join()

@@ -6,6 +6,7 @@ spelling": by the guard alone, and where its verdict is left out, by the locked 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,16 @@ def test_a_query_that_takes_too_long_is_interrupted(stored: tuple[Workspace, Any
     for sql in (endless, f"EXPLAIN ANALYZE {endless}"):
         with pytest.raises(QueryError, match=r"longer than 0\.2 s"):
             query(stored[0], sql, timeout_s=0.2)
+
+
+def test_a_query_is_stopped_when_somebody_asks(stored: tuple[Workspace, Any]) -> None:
+    endless = "SELECT count(*) FROM range(10000000000) a(i), range(1000) b(j) WHERE hash(i) % 7 = hash(j) % 5"
+    stop = threading.Event()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    with pytest.raises(QueryError, match="the query was stopped"):
+        query(stored[0], endless, timeout_s=60, stop=stop)
+    assert query(stored[0], "SELECT 1 AS one", stop=threading.Event()).table["one"].to_pylist() == [1]
 
 
 def test_a_query_that_takes_too_much_memory_is_ended(stored: tuple[Workspace, Any]) -> None:

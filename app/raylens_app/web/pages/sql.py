@@ -50,14 +50,18 @@ def show(desk: Desk) -> None:
             st.rerun()  # and now nothing is any more
         if (job.sql, job.rows) != (sql, rows):
             st.caption("The editor holds another query by now; this is what came of the last one that ran.")
-        result(job.future.result())
+        result(job.result())
 
 
 @st.fragment(run_every=_AGAIN_S)
 def _watch(job: Job) -> None:
     if job.future.done():
         st.rerun()
-    if job.waits:
+    if st.button("Stop", icon=":material/stop:", disabled=job.asked_to_stop.is_set()):
+        job.stop()
+    if job.asked_to_stop.is_set():
+        st.info("Stopping …", icon=":material/hourglass_empty:")
+    elif job.waits:
         st.info("Other queries are running; this one is next.", icon=":material/hourglass_empty:")
     else:
         st.info(f"Running for {time.monotonic() - job.began:.0f} s …", icon=":material/hourglass_empty:")

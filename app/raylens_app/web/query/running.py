@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
 
-from raylens.store.sql import QueryResult, query
+from raylens.store.sql import QueryResult, query, stopped
 from raylens.store.workspace import Workspace
 
 TIMEOUT_S: Final = 30.0
@@ -46,12 +47,14 @@ class Job:
         sql: The query.
         rows: At most so many.
         future: What comes of it.
+        asked_to_stop: Set by :meth:`stop`.
         began: By the steady clock, seconds.
     """
 
     sql: str
     rows: int
     future: Future[Kept]
+    asked_to_stop: threading.Event
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -59,22 +62,41 @@ class Job:
         """Whether other queries have to end first."""
         return not self.future.running() and not self.future.done()
 
+    def stop(self) -> None:
+        """Have it end now, with an error that says so; one that waits for its turn has had it."""
+        self.asked_to_stop.set()
+        self.future.cancel()
+
     def done_within(self, seconds: float) -> bool:
         """Whether it has ended, at the latest after so many seconds."""
         try:
             self.future.exception(seconds)
         except Late:
             return False
+        except CancelledError:
+            pass
         return True
+
+    def result(self) -> Kept:
+        """What came of it.
+
+        Raises:
+            QueryError: It was refused, did not run, exceeded a limit, or was stopped.
+            DamagedFileError: A file that it reads is damaged.
+        """
+        if self.future.cancelled():
+            raise stopped()
+        return self.future.result()
 
 
 def start(workspace: Workspace, sql: str, rows: int) -> Job:
     """Have a query run; it ends by itself after :data:`TIMEOUT_S`."""
-    return Job(sql, rows, _POOL.submit(_run, workspace, sql, rows))
+    stop = threading.Event()
+    return Job(sql, rows, _POOL.submit(_run, workspace, sql, rows, stop), stop)
 
 
-def _run(workspace: Workspace, sql: str, rows: int) -> Kept:
-    found: QueryResult = query(workspace, sql, timeout_s=TIMEOUT_S, memory=MEMORY, max_rows=rows)
+def _run(workspace: Workspace, sql: str, rows: int, stop: threading.Event) -> Kept:
+    found: QueryResult = query(workspace, sql, timeout_s=TIMEOUT_S, memory=MEMORY, max_rows=rows, stop=stop)
     n_rows = _fitting(found.table)
     cut = n_rows < found.table.num_rows
     table = found.table if not cut else pa.concat_tables([found.table.slice(0, n_rows)]).combine_chunks()
