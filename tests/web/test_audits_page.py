@@ -77,7 +77,7 @@ def test_the_list_has_verdicts_p_values_and_what_was_audited(audited: Workspace)
         ({"find": "first/"}, None),
         ({"verdict": "nonsense"}, {"bad", "good", "half", "torn"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_the_address_says_which(audited: Workspace, params: dict[str, str], expected: set[str] | None) -> None:
     app = audits(**params)
