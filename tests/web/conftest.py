@@ -11,6 +11,7 @@ from app_here import app_on
 from browsed import make_browsed
 from browser import browser
 from raylens.store.workspace import Workspace
+from raylens_app.web.charts import check_charts
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,14 @@ def chrome() -> Iterator[Browser]:
     """A real browser; see :mod:`browser` for where there is none."""
     with browser() as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def checked_charts() -> Iterator[None]:
+    """Whatever a page draws in this process is checked against Vega-Lite's schema."""
+    check_charts(check=True)
+    yield
+    check_charts(check=False)
 
 
 @pytest.fixture

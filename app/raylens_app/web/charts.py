@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import altair as alt
 import streamlit as st
+from altair.utils import schemapi
 
 from raylens.labels.buckets import BUCKETS
 from raylens_app.web.theme import bucket_colours, is_dark, series, soft
@@ -20,6 +21,25 @@ _BASE: Final = 0.8
 """Tokens at which bars begin, for their axis is logarithmic: one token is seen, none is not."""
 _AXIS_PX: Final = 90
 _SCATTER_PX: Final = 520
+
+
+alt.theme.enable("none")  # Streamlit's own is put over it
+
+
+def check_charts(*, check: bool) -> None:
+    """Say whether charts are checked against Vega-Lite's schema when they are made.
+
+    Tests have every one checked. In the app it would take most of the time of a page with charts.
+    """
+    (schemapi.enable_debug_mode if check else schemapi.disable_debug_mode)()
+
+
+check_charts(check=False)
+
+
+def draw(chart: alt.Chart | alt.LayerChart | alt.FacetChart, **given: Any) -> Any:
+    """Show a chart, as ``st.altair_chart`` does with the same arguments but for the check."""
+    return st.vega_lite_chart(spec=chart.to_dict(validate=schemapi.DEBUG_MODE), **given)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, unit: str) -> None:
@@ -63,7 +83,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, unit
         )
         .properties(height=_HISTOGRAM_PX)
     )
-    st.altair_chart(chart)
+    draw(chart)
 
 
 def scatter(
@@ -103,7 +123,7 @@ def scatter(
         .add_params(pick)
         .properties(height=_SCATTER_PX)
     )
-    event = st.altair_chart(chart, on_select="rerun", selection_mode=PICK, key=key)
+    event = draw(chart, on_select="rerun", selection_mode=PICK, key=key)
     chosen = event["selection"].get(PICK) or []
     return str(chosen[0]["feature_id"]) if chosen else None
 
@@ -124,4 +144,4 @@ def bars(rows: Sequence[Mapping[str, Any]], x: alt.X, y: alt.Y, *, title: str, c
         colour: Of all bars.
     """
     marks = alt.Chart(alt.Data(values=list(rows)), title=title).mark_bar(color=colour).encode(x=x, y=y)
-    st.altair_chart(marks.properties(height=_AXIS_PX + _BAR_PX * len(rows)))
+    draw(marks.properties(height=_AXIS_PX + _BAR_PX * len(rows)))

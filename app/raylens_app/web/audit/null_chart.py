@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import altair as alt
 import numpy as np
-import streamlit as st
 
 from raylens.audit.artefacts import ScoreFile
 from raylens.reports.axis import Axis
 from raylens.reports.numbers import count, figure
+from raylens_app.web.charts import draw
 from raylens_app.web.theme import FOR_AND_AGAINST, is_dark, series, soft
 
 _BINS: Final = 40
@@ -41,7 +41,7 @@ def null_chart(score: ScoreFile) -> None:
         subtitleColor=soft(dark=dark),
     )
     chart = alt.layer(*layers, title=heading).properties(height=_HEIGHT_PX)
-    st.altair_chart(chart, alt=f"scores of {len(values)} benign fine-tunes and the candidate's")
+    draw(chart, alt=f"scores of {len(values)} benign fine-tunes and the candidate's")
 
 
 def _x(axis: Axis, method: str) -> alt.X:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import altair as alt
-import streamlit as st
 
+from raylens_app.web.charts import draw
 from raylens_app.web.theme import SERIES, is_dark, soft
 
 _MODELS: Final = ("baseline", "patched")
@@ -46,4 +46,4 @@ def probabilities(rows: Sequence[Mapping[str, Any]], subtitle: str) -> None:
         )
         .properties(height=_AXIS_PX + _TOKEN_PX * (len(rows) // 2))
     )
-    st.altair_chart(chart)
+    draw(chart)

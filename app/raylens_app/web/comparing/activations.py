@@ -11,6 +11,7 @@ import streamlit as st
 
 from raylens.reports.markup import Markup, element
 from raylens.schema import histogram_edges
+from raylens_app.web.charts import draw
 from raylens_app.web.feature.subject import Subject
 from raylens_app.web.numbers import figure
 from raylens_app.web.theme import SERIES, is_dark, soft
@@ -82,7 +83,7 @@ def _histograms(subjects: Sequence[Subject]) -> None:
         )
         .properties(height=_HEIGHT_PX)
     )
-    st.altair_chart(chart, alt="activations of each feature")
+    draw(chart, alt="activations of each feature")
 
 
 def _name(one: Subject, subjects: Sequence[Subject]) -> str:

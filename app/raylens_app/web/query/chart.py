@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.types as types
 import streamlit as st
 
+from raylens_app.web.charts import draw
 from raylens_app.web.query.result import is_number, readable
 from raylens_app.web.states import empty
 from raylens_app.web.theme import SERIES, is_dark, series, soft
@@ -69,7 +70,7 @@ def chart(table: pa.Table) -> None:
     drawn = drawn.encode(x=across, y=up, tooltip=tooltip)
     if by != _NONE:
         drawn = drawn.encode(color=alt.Color("by:N", scale=alt.Scale(range=list(SERIES)), title=by))
-    st.altair_chart(drawn.properties(height=_HEIGHT))
+    draw(drawn.properties(height=_HEIGHT))
 
 
 def _few(table: pa.Table, names: Sequence[str]) -> list[str]:

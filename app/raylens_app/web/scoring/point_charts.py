@@ -12,6 +12,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from raylens.score.aggregate import GOOD_F1, GOOD_PRECISION, GOOD_RECALL
+from raylens_app.web.charts import draw
 from raylens_app.web.scoring.passes import ScoredPass
 from raylens_app.web.theme import SERIES, is_dark, series, soft
 
@@ -71,7 +72,7 @@ def _points(one: ScoredPass, scorer: str, points: NDArray[np.float64]) -> None:
     down = alt.Chart(alt.Data(values=[{"x": GOOD_RECALL}])).mark_rule(strokeDash=dash, color=grey).encode(x="x:Q")
     across = alt.Chart(alt.Data(values=[{"y": GOOD_PRECISION}])).mark_rule(strokeDash=dash, color=grey).encode(y="y:Q")
     chart = alt.layer(dots, down, across, title=heading).properties(height=_HEIGHT_PX)
-    st.altair_chart(chart, alt=f"precision and recall of {scorer}")
+    draw(chart, alt=f"precision and recall of {scorer}")
 
 
 def by_density(found: Sequence[ScoredPass]) -> None:
@@ -115,7 +116,7 @@ def by_density(found: Sequence[ScoredPass]) -> None:
         shape=shape,
         tooltip=tooltip,
     )
-    st.altair_chart(alt.layer(spans, dots, title=heading).properties(height=_HEIGHT_PX), alt="F1 by density")
+    draw(alt.layer(spans, dots, title=heading).properties(height=_HEIGHT_PX), alt="F1 by density")
     columns = {name: st.column_config.NumberColumn(format="%.3f") for name in ("median F1", "from", "to")}
     st.dataframe(
         [

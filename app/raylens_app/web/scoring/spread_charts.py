@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from raylens.labels.page_shapes import HEADLINES
 from raylens.score.aggregate import median
 from raylens.store.score_spread import Scored, Spread
+from raylens_app.web.charts import draw
 from raylens_app.web.numbers import figure
 from raylens_app.web.scoring.passes import ScoredPass
 from raylens_app.web.theme import is_dark, series, soft
@@ -88,7 +89,7 @@ def _chart(one: ScoredPass, own: Spread, shuffled: Spread | None) -> None:
         .encode(x=x, y=y, color=colour)
     )
     chart = alt.layer(columns, steps, title=heading).properties(height=_HEIGHT_PX)
-    st.altair_chart(chart, alt=f"distribution of {own.scorer} {own.metric}")
+    draw(chart, alt=f"distribution of {own.scorer} {own.metric}")
 
 
 def _said(own: Spread, shuffled: Spread | None, row: Mapping[str, Any] | None) -> list[str]:
