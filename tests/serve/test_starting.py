@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ray.exceptions import AuthenticationError
 
-from live_services import TOKEN, Live
+from live_services import TOKEN
 from raylens.errors import InputError, RaylensError, RunError
 from raylens.net.ray_access import MODE, PATH
 from raylens.net.ray_access import TOKEN as TOKEN_VARIABLE
@@ -222,13 +222,3 @@ def script_of(folder: Path) -> str:
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder / "script.py"}"\n')
     path.chmod(0o755)
     return str(path)
-
-
-def test_real_services_say_what_they_do(live: Live) -> None:
-    """Nothing is on stdout: see ``live_services``."""
-    lines = live.said.splitlines()
-    expected = ["starting the services of", "starting Ray", "starting Ray Serve on", "starting Ledger, Encoder, Expl"]
-    assert [line.startswith(begins) for line, begins in zip(lines, expected, strict=False)] == [True] * len(expected)
-    assert lines[4].startswith("loading ")
-    assert lines[-1] == f"ready at {live.url}; raylens serve down ends the services"
-    assert live.said.count("ready at") == 1

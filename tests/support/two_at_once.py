@@ -10,13 +10,11 @@ from typing import Any, Final
 
 import pytest
 
-WHOLE_FOLDERS: Final = ("tests/jobs/",)
-"""Their tests share what takes a minute to make."""
+WHOLE_FOLDERS: Final = ("tests/jobs/", "tests/services/")
+"""Their tests share what takes a minute to make, or several gigabytes."""
 
-LONGEST_FIRST: Final = tuple(
-    f"tests/{name}/"
-    for name in ("jobs", "audit_runs", "serve", "training", "web", "workbench", "mcp", "cli", "store", "engine")
-)
+_ROOMS: Final = "jobs audit_runs services serve training web workbench mcp cli store engine"
+LONGEST_FIRST: Final = tuple(f"tests/{name}/" for name in _ROOMS.split())
 
 
 def shared_by(nodeid: str) -> str:

@@ -54,6 +54,16 @@ def test_the_description_over_http_is_the_committed_one(live: Live) -> None:
     assert httpx.get(f"{live.url}/openapi.json", headers=SENT).json() == committed
 
 
+def test_real_services_say_what_they_do(live: Live) -> None:
+    """Nothing is on stdout: see ``live_services``."""
+    lines = live.said.splitlines()
+    expected = ["starting the services of", "starting Ray", "starting Ray Serve on", "starting Ledger, Encoder, Expl"]
+    assert [line.startswith(begins) for line, begins in zip(lines, expected, strict=False)] == [True] * len(expected)
+    assert lines[4].startswith("loading ")
+    assert lines[-1] == f"ready at {live.url}; raylens serve down ends the services"
+    assert live.said.count("ready at") == 1
+
+
 def test_status_says_where_they_are_and_a_second_start_is_refused(live: Live) -> None:
     said = json.loads(live.raylens("serve", "status", "--json").stdout)
     assert said["up"] is said["ready"] is True
