@@ -21,6 +21,8 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     NO_COLOR="1",
 )
+# What a command prints into a pipe is not cut; pytest-xdist sets this for its workers.
+os.environ.pop("COLUMNS", None)
 
 # A busy machine is no failure: examples have no deadline, the whole test has.
 settings.register_profile("raylens", deadline=None)

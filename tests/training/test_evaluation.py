@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sae_lens.saes.sae import SAEMetadata
 from raylens.bundle.paths import PICO, ROOT
 from raylens.config import EvaluateConfig
 from raylens.engine.evaluation import evaluate_model, evaluate_record, overlap
+from raylens.engine.inference_sae import InferenceSae
 from raylens.engine.load import LoadedModel, load_model
 from raylens.engine.saes import LoadedSae, load_sae
 from raylens.engine.text_windows import cut_windows
@@ -115,7 +117,8 @@ def test_a_perfect_sae_recovers_everything(model: LoadedModel, text: str, tmp_pa
         axes = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH), torch.zeros(2 * WIDTH, WIDTH)])
         sae.sae.W_dec.copy_(axes)
         sae.sae.W_enc.copy_(axes.T)
-    setattr(sae.sae.activation_fn, "k", 2 * WIDTH + 16)  # noqa: B010  (its stub says function)
+    assert isinstance(sae.sae, InferenceSae)
+    sae.sae.cfg = replace(sae.sae.cfg, k=2 * WIDTH + 16)
     windows = cut_windows(model.tokenizer, [parse_source(text, None)], ctx_len=32, pack=False, seed=1)
     result = evaluate_model(model, sae, windows).as_json()
     assert result["fvu"]["value"] == pytest.approx(0, abs=1e-9)
