@@ -14,7 +14,6 @@ import torch
 
 from raylens.audit.slots import Place
 from raylens.engine.candidates import load_candidate
-from raylens.engine.difference_sae import activation_differences, difference_sae, read_activations
 from raylens.engine.generation import generate
 from raylens.engine.insert_scan import drive, pieces, pieces_for, scan_inserts
 from raylens.engine.insert_trials import continuation_log_probs
@@ -148,6 +147,9 @@ class AuditActor:
 
     def difference_sae(self, candidate: str, forms: Sequence[Form], more: Sequence[Sequence[int]]) -> dict[str, Any]:
         """The score of :mod:`raylens.engine.difference_sae`, at the hook of the SAE."""
+        # It trains with sae-lens, which takes longer to import than all else here; one actor of an audit needs it.
+        from raylens.engine.difference_sae import activation_differences, difference_sae, read_activations
+
         if self._sae is None:
             return {"score": None, "note": "it takes the hook of an SAE"}
         hook = self._sae.spec.hook

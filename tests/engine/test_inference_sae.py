@@ -20,7 +20,6 @@ from raylens.engine.inference_sae import InferenceSae, read_inference_sae
 from raylens.engine.sae_formats import open_folder
 from raylens.engine.saes import load_sae
 from raylens.errors import InputError
-from raylens.ids import SaeId
 
 KINDS = ("standard", "topk", "jumprelu", "gated")
 NORMS = ("none", "expected_average_only_in", "layer_norm", "constant_norm_rescale")
@@ -117,13 +116,24 @@ def test_weights_that_do_not_fit_are_refused_in_its_words(sae_folders: dict[str,
         load_sae(folder)
 
 
-def test_the_bundles_saes_need_no_sae_lens() -> None:
-    """It takes seconds to import, in every process that encodes."""
-    sae = SaeId.parse("raylens-pico-res/layer_3")
-    assert isinstance(load_sae(str(sae)).sae, InferenceSae)
+ENCODING = (
+    "raylens_jobs.audit",
+    "raylens_jobs.encoder",
+    "raylens_jobs.organism_actor",
+    "raylens_jobs.provenance_actor",
+    "raylens_jobs.suggest",
+    "raylens_jobs.weight_tables",
+    "raylens_serve.served_readers",
+)
+
+
+def test_what_encodes_with_the_bundles_saes_needs_no_sae_lens() -> None:
+    """It takes seconds to import, in every process."""
+    sae = "raylens-pico-res/layer_3"
+    assert isinstance(load_sae(sae).sae, InferenceSae)
     code = (
-        f"import sys; from raylens.engine.saes import load_sae; load_sae('{sae}');"
-        " sys.exit(str([one for one in sys.modules if one.split('.')[0] in ('sae_lens', 'transformer_lens')] or ''))"
+        f"import sys, {', '.join(ENCODING)}; from raylens.engine.saes import load_sae; load_sae('{sae}');"
+        " print([one for one in sys.modules if one.split('.')[0] in ('sae_lens', 'transformer_lens')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert not done.stderr.strip(), done.stderr
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
