@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from live_services import TOKEN, Live, free_port, live_services, raylens
+from live_services import TOKEN, Live, free_port, raylens
 from raylens.api.reading import EncodeRequest
 from raylens.errors import RaylensError
 from raylens.store.standing import PATH
@@ -132,25 +132,26 @@ def test_a_killed_replica_loses_no_write_that_was_accepted(live: Live, part: str
         assert client.sae.extract(accepted[-1], 5).features
 
 
-def test_killed_started_again_and_ended(tmp_path: Path) -> None:
-    with live_services(tmp_path) as services:
-        with services.client() as client:
-            (span,) = client.traces.add([{"model": "raylens/pico", "input": "import os", "output": "\n"}])
-        pid = json.loads((services.workspace / PATH).read_text())["process"]["pid"]
-        subprocess.run(["kill", "-9", str(pid)], check=True)
-        poll(lambda: not services.replicas("Ledger") and not services.replicas("Gateway"), "the end of the replicas")
-        status = services.raylens("serve", "status", check=False)
-        assert (status.returncode, "no services are up" in status.stderr) == (1, True)
+# The last one, for the services that all others use end with it: starting them takes longer than all that is tested.
+def test_killed_started_again_and_ended(live: Live) -> None:
+    with live.client() as client:
+        (span,) = client.traces.add([{"model": "raylens/pico", "input": "import os", "output": "\n"}])
+    total = json.loads(live.raylens("traces", "list", "--json").stdout)["total"]
+    pid = json.loads((live.workspace / PATH).read_text())["process"]["pid"]
+    subprocess.run(["kill", "-9", str(pid)], check=True)
+    poll(lambda: not live.replicas("Ledger") and not live.replicas("Gateway"), "the end of the replicas")
+    status = live.raylens("serve", "status", check=False)
+    assert (status.returncode, "no services are up" in status.stderr) == (1, True)
 
-        port = str(free_port())
-        again = services.raylens("serve", "up", "--detach", "--port", port, "--json", check=False)
-        assert again.returncode == 0, again.stderr
-        assert json.loads(services.raylens("traces", "list", "--json").stdout)["total"] == 1
-        done = services.raylens("serve", "down", "--json")
-        assert json.loads(done.stdout)["up"] is False
-        assert not (services.workspace / PATH).exists()
-        assert services.replicas("Ledger") == []
-        assert services.raylens("serve", "down", check=False).returncode == 2
-        rows = services.raylens("sql", "SELECT span_id FROM spans", "--format", "csv").stdout
-        assert span in rows
-        assert "cannot be reached" in services.raylens("traces", "list", check=False).stderr
+    port = str(free_port())
+    again = live.raylens("serve", "up", "--detach", "--port", port, "--json", check=False)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(live.raylens("traces", "list", "--json").stdout)["total"] == total
+    done = live.raylens("serve", "down", "--json")
+    assert json.loads(done.stdout)["up"] is False
+    assert not (live.workspace / PATH).exists()
+    assert live.replicas("Ledger") == []
+    assert live.raylens("serve", "down", check=False).returncode == 2
+    rows = live.raylens("sql", "SELECT span_id FROM spans", "--format", "csv").stdout
+    assert span in rows
+    assert "cannot be reached" in live.raylens("traces", "list", check=False).stderr
