@@ -1,10 +1,10 @@
 """How the app feels: seconds until a page is there in a browser, and from a click to what it changes.
 
-A real ``raylens app`` on caches of 16 000 and of 1 000 000 features, and Debian's Chromium. A page is there, and a click
-is done, with the last change that is made to the page, after which nothing changes for a while. The first page of a
-session counts from the address, with the scripts that it loads and the WebSocket; the app has been warmed by one session
-before, as it is for all analysts but one. It is measured in a browser that has never seen the app, and (``again``) in one
-that has its scripts, as an analyst's has from the second visit on.
+A real ``raylens app`` on caches of 16 000 and of 1 000 000 features, and Debian's Chromium. A page is there, and a
+click is done, with the last change that is made to the page, after which nothing changes for a while. The first page
+of a session counts from the address, with the scripts that it loads and the WebSocket; the app has been warmed by one
+session before, as it is for all analysts but one. It is measured in a browser that has never seen the app, and
+(``again``) in one that has its scripts, as an analyst's has from the second visit on.
 """
 
 from __future__ import annotations
