@@ -30,6 +30,7 @@ settings.load_profile("raylens")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    two_at_once.refuse_twins(items)
     items.sort(key=lambda one: two_at_once.turn(one.nodeid))
 
 

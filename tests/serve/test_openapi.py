@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,21 +60,6 @@ def test_every_operation_says_what_it_is_and_what_may_go_wrong() -> None:
             assert len(names) == len(set(names)), where
 
 
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=SUPPRESSED)
-def test_no_request_makes_a_server_error(case: Any, here: Here, session: Session) -> None:
-    """The same requests each time."""
-    answers_without_an_error_of_its_own(case, here, session)
-
-
-@pytest.mark.slow
-@schema.parametrize()
-@settings(max_examples=MANY, deadline=None, suppress_health_check=SUPPRESSED)
-def test_none_of_many_requests_makes_a_server_error(case: Any, here: Here, session: Session) -> None:
-    """Others each time."""
-    answers_without_an_error_of_its_own(case, here, session)
-
-
 def answers_without_an_error_of_its_own(case: Any, here: Here, session: Session) -> None:
     sent = {"Authorization": f"Bearer {TOKEN}"}
     response = case.call(base_url=here.url, headers=sent, timeout=60, session=session)
@@ -83,3 +69,29 @@ def answers_without_an_error_of_its_own(case: Any, here: Here, session: Session)
         assert case.path in WORKING | {"/readyz"} or case.path.startswith("/api/v1/")
         return
     case.validate_response(response, checks=[not_a_server_error])
+
+
+def of_each_operation(name: str, **given: Any) -> dict[str, Any]:
+    """A test an operation, each with a name of its own: of tests of one name, one alone would be run beside others."""
+
+    def made(path: str, method: str) -> Any:
+        def each(case: Any, here: Here, session: Session) -> None:
+            answers_without_an_error_of_its_own(case, here, session)
+
+        each.__name__ = f"{name}_{method}_{re.sub('[^a-z0-9]+', '_', path.lower()).strip('_')}"
+        drawn = settings(deadline=None, suppress_health_check=SUPPRESSED, **given)(each)
+        return schema.include(path=path, method=method.upper()).parametrize()(drawn)
+
+    tests = [made(path, method) for path, methods in description()["paths"].items() for method in methods]
+    return {one.__name__: one for one in tests}
+
+
+OPERATIONS = sum(len(methods) for methods in description()["paths"].values())
+# The same requests each time; and others each time.
+FEW = of_each_operation("test_no_request_makes_a_server_error", max_examples=EXAMPLES, derandomize=True)
+LOTS = of_each_operation("test_none_of_many_requests_makes_a_server_error", max_examples=MANY)
+globals().update(FEW | {name: pytest.mark.slow(one) for name, one in LOTS.items()})
+
+
+def test_every_operation_is_tried() -> None:
+    assert (len(FEW), len(LOTS)) == (OPERATIONS, OPERATIONS)

@@ -6,6 +6,8 @@ the tests of a file, and of some folders all tests. What takes long begins first
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
@@ -36,6 +38,16 @@ def turn(nodeid: str) -> int:
     True
     """
     return next((n for n, one in enumerate(LONGEST_FIRST) if nodeid.startswith(one)), len(LONGEST_FIRST))
+
+
+def refuse_twins(items: Sequence[pytest.Item]) -> None:
+    """Of tests of one name, one alone would be run: pytest-xdist tells them apart by it.
+
+    Raises:
+        UsageError: Two tests have one name.
+    """
+    if twins := [name for name, n in Counter(one.nodeid for one in items).items() if n > 1]:
+        raise pytest.UsageError(f"several tests have the name {twins[0]}: give each its own.")
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
