@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-import two_at_once
+import side_by_side
 from shared_ray import SHARED
 
 os.environ.update(
@@ -30,13 +30,13 @@ settings.load_profile("raylens")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    two_at_once.refuse_twins(items)
-    items.sort(key=lambda one: two_at_once.turn(one.nodeid))
+    side_by_side.refuse_twins(items)
+    items.sort(key=lambda one: side_by_side.turn(one.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    return two_at_once.scheduler(config, log)
+    return side_by_side.scheduler(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,7 @@ def change(folder: Path, to: Path, **config: Any) -> Path:
         {"metadata": {"sae_lens_version": "5.9.1", "hook_name": "blocks.1.hook_resid_post"}},
         {"metadata": {"sae_lens_version": "6.0.0-rc.1", "hook_name": "blocks.1.hook_resid_post"}},
         {"metadata": {"hook_name": "blocks.1.hook_resid_post"}},
+        {"sae_lens_version": "5.9.1"},
         {"normalize_activations": "covariance_whitening"},
         {"architecture": "temporal"},
         {"d_sae": 127},

@@ -30,7 +30,7 @@ _WEIGHTS: Final[Mapping[str, frozenset[str]]] = {
     "gated": _COMMON | {"b_gate", "b_mag", "r_mag"},
 }
 _OF_LATENTS: Final = frozenset({"b_enc", "threshold", "b_gate", "b_mag", "r_mag"})
-# The first two leave inputs as they are, as in sae-lens. It knows more.
+# The first two leave inputs as they are. sae-lens knows others besides.
 _NORMS: Final = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
 _FIRST_PLAIN_VERSION: Final = 6
 _SETTINGS: Final = ("apply_b_dec_to_input", "normalize_activations", "k", "rescale_acts_by_decoder_norm")
@@ -158,15 +158,16 @@ def read_inference_sae(folder: SaeFolder, device: str, dtype: str) -> InferenceS
     found = load_file(folder.weights, device) if folder.format == "saelens" else read_state(folder)
     if set(found) != _WEIGHTS[cfg.kind] or any(list(one.shape) != _shape(name, cfg) for name, one in found.items()):
         return None
-    return InferenceSae(cfg, {name: one.to(device, _DTYPES[dtype]) for name, one in found.items()})
+    # One at a time: two precisions of the whole would not fit where one just does.
+    return InferenceSae(cfg, {name: found.pop(name).to(device, _DTYPES[dtype]) for name in list(found)})
 
 
 def _config(written: Mapping[str, Any]) -> InferenceConfig | None:
     metadata = written.get("metadata")
     version = str(metadata.get("sae_lens_version") or "") if isinstance(metadata, dict) else ""
     major = version.partition(".")[0]
-    # A release candidate of version 6 is one that sae-lens itself has to compare.
-    if not major.isdigit() or int(major) < _FIRST_PLAIN_VERSION or "rc" in version:
+    # A release candidate of version 6, and a version beside the metadata, are for sae-lens itself to compare.
+    if not major.isdigit() or int(major) < _FIRST_PLAIN_VERSION or "rc" in version or "sae_lens_version" in written:
         return None
     kind, d_in, d_sae = written.get("architecture"), written.get("d_in"), written.get("d_sae")
     if kind not in _WEIGHTS or not isinstance(d_in, int) or not isinstance(d_sae, int):
