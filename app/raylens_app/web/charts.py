@@ -19,7 +19,7 @@ _HISTOGRAM_PX: Final = 280
 _BAR_PX: Final = 24
 _BASE: Final = 0.8
 """Tokens at which bars begin, for their axis is logarithmic: one token is seen, none is not."""
-_AXIS_PX: Final = 90
+_AXIS_PX: Final = 120
 _SCATTER_PX: Final = 520
 
 
