@@ -7,6 +7,7 @@ other families, and all others by all benign ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import numpy as np
@@ -52,9 +53,8 @@ def benign_effects(plan: AuditPlan, workspace: Workspace) -> BenignEffects | Non
     if own is None:
         shipped = shipped_calibration(identity)
         return read_effects(shipped) if shipped is not None else None
-    wanted = {one.organism for one in own.scores}
-    rows = Effects(workspace.files, identity).read(wanted)
-    return _fit(rows, plan.sae[1].d_sae) if {row.organism for row in rows} == wanted else None
+    found = _standard(own.organisms, Effects(workspace.files, identity).read(own.organisms), plan)
+    return found[1] if found is not None and found[0].organisms == own.organisms else None
 
 
 def recalibrate(workspace: Workspace, plan: AuditPlan) -> Calibration | None:
@@ -66,11 +66,14 @@ def recalibrate(workspace: Workspace, plan: AuditPlan) -> Calibration | None:
     if plan.sae is None:
         return None
     like = find_calibration(workspace.files, plan.identity(_LIKE))
-    wanted = {one.organism for one in like.scores} if like is not None else set()
+    wanted = like.organisms if like is not None else frozenset()
     effects = Effects(workspace.files, plan.identity(METHOD))
-    return change_calibration(
-        workspace.files, plan.identity(METHOD), lambda _: calibration_of(effects.read(wanted), plan), reads=False
-    )
+
+    def anew(_: Calibration | None) -> Calibration | None:
+        found = _standard(wanted, effects.read(wanted), plan)
+        return found[0] if found is not None else None
+
+    return change_calibration(workspace.files, plan.identity(METHOD), anew, reads=False)
 
 
 def calibration_of(effects: Sequence[Effect], plan: AuditPlan) -> Calibration | None:
@@ -103,11 +106,10 @@ def standardised(
     if plan.sae is None:
         return []
     known = {one.organism: one for one in effects}
-    calibrating = [known[one.organism] for one in benign if one.organism in known]
-    calibration = calibration_of(calibrating, plan)
-    fit = _fit(calibrating, plan.sae[1].d_sae)
-    if calibration is None or fit is None:
+    found = _standard({one.organism for one in benign}, effects, plan)
+    if found is None:
         return []
+    calibration, fit = found
     scores = {one.organism: one.score for one in calibration.scores}
     changed = []
     for row in rows:
@@ -123,14 +125,32 @@ def standardised(
 
 
 def fit_of(organisms: Iterable[str], workspace: Workspace, plan: AuditPlan) -> BenignEffects | None:
-    """From the kept effects of these organisms."""
+    """From the kept effects of these organisms, or what ships of them together."""
     if plan.sae is None:
         return None
-    return _fit(Effects(workspace.files, plan.identity(METHOD)).read(set(organisms)), plan.sae[1].d_sae)
+    wanted = set(organisms)
+    found = _standard(wanted, Effects(workspace.files, plan.identity(METHOD)).read(wanted), plan)
+    return found[1] if found is not None else None
 
 
-def _fit(effects: Sequence[Effect], d_sae: int) -> BenignEffects | None:
+def _standard(
+    wanted: AbstractSet[str], effects: Iterable[Effect], plan: AuditPlan
+) -> tuple[Calibration, BenignEffects] | None:
+    """Scores of these fine-tunes, and what others are standardised by; None where they are too few.
+
+    From effects of each where these are kept. Of what ships only mean and scale of all together are there, so they
+    do for exactly those fine-tunes.
+    """
+    assert plan.sae is not None
+    known = {one.organism: one for one in effects}
+    some = [known[name] for name in sorted(wanted & known.keys())]
+    if len(some) < len(wanted):
+        shipped = shipped_calibration(plan.identity(METHOD))
+        if shipped is not None and shipped.organisms == wanted and (fit := read_effects(shipped)) is not None:
+            return shipped, fit
+    calibration = calibration_of(some, plan)
     try:
-        return BenignEffects.fit(matrix(effects, d_sae))
+        fit = BenignEffects.fit(matrix(some, plan.sae[1].d_sae))
     except InputError:
         return None
+    return (calibration, fit) if calibration is not None else None

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from raylens.audit.calibration import BenignScore, Calibration
-from raylens.bundle.organisms import write_effects
+from raylens.bundle.organisms import rows_path, write_effects
 from raylens.errors import InputError
 from raylens.organisms.recipe import Organism, recipe, row_spec, weights_name
 from raylens.store.audit_calibrations import change_calibration
 from raylens.store.audit_effects import Effect, Effects
-from raylens.store.audit_organisms import OrganismRow, Organisms, spec_hash, write_organisms
+from raylens.store.audit_organisms import OrganismRow, Organisms, read_organisms, spec_hash, write_organisms
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan
 from raylens_jobs.benign_effects import METHOD, fit_of, recalibrate, standardised
@@ -30,6 +30,21 @@ def row_key(one: Organism, plan: AuditPlan) -> tuple[str, str]:
 def recipe_key(organism: str, spec: Mapping[str, Any]) -> tuple[str, str]:
     """Of an organism, however it is scored."""
     return organism, spec_hash({name: value for name, value in spec.items() if name != "scoring"})
+
+
+def shipped_rows(plan: AuditPlan) -> list[OrganismRow]:
+    """Rows of the bundle of the recipe's organisms that were scored as this plan scores, in the recipe's order."""
+    if not rows_path().is_file():
+        return []
+    known = {row.key: row for row in read_organisms(rows_path()) if row.revision == plan.reference.revision}
+    return [known[key] for one in recipe() if (key := row_key(one, plan)) in known]
+
+
+def adopt_shipped(workspace: Workspace, plan: AuditPlan) -> None:
+    """Put beside a workspace's own rows those of the bundle that it has none of, so that a build goes on from them."""
+    rows = Organisms(workspace.files)
+    known = rows.known()
+    rows.append(*(row for row in shipped_rows(plan) if row.key not in known))
 
 
 def rows_of(workspace: Workspace, plan: AuditPlan) -> list[OrganismRow]:

@@ -31,11 +31,13 @@ from raylens_jobs.organism_actor import OrganismActor, Setting
 from raylens_jobs.organism_rows import (
     ADAPTERS,
     adapter_folder,
+    adopt_shipped,
     calibrate_from_rows,
     effects_of,
     recipe_key,
     row_key,
     rows_of,
+    shipped_rows,
 )
 from raylens_jobs.workers import choose_workers
 
@@ -53,6 +55,7 @@ class Build:
         members: Of each family, the first so many; all where None.
         keep: Ids of organisms whose adapters stay.
         keep_all: All adapters stay.
+        anew: Those whose rows ship are made, too.
     """
 
     kinds: tuple[Kind, ...] = ("benign", "backdoored")
@@ -61,6 +64,7 @@ class Build:
     members: int | None = None
     keep: tuple[str, ...] = ()
     keep_all: bool = False
+    anew: bool = False
 
     def organisms(self) -> tuple[Organism, ...]:
         """Those of the recipe, a member of each family in turn, so that an unfinished build is a balanced one.
@@ -90,12 +94,17 @@ class Build:
 
 
 def missing(workspace: Workspace, plan: AuditPlan, build: Build) -> tuple[Organism, ...]:
-    """Those of which something is missing: the row, scored as this plan scores, the effects, weights to be kept."""
+    """Those of which something is missing: the row, scored as this plan scores, the effects, weights to be kept.
+
+    What ships has no effects of its own, only those of all that calibrate together, and needs none.
+    """
     known, effects = Organisms(workspace.files).known(), effects_of(workspace, plan)
+    shipped = set() if build.anew else {row.key for row in shipped_rows(plan)}
 
     def is_there(one: Organism) -> bool:
         weights = one.id not in build.keep or adapter_folder(workspace, plan, one).is_dir()
-        return row_key(one, plan) in known and (plan.sae is None or one.id in effects) and weights
+        key = row_key(one, plan)
+        return (key in shipped or (key in known and (plan.sae is None or one.id in effects))) and weights
 
     return tuple(one for one in build.organisms() if not is_there(one))
 
@@ -129,13 +138,39 @@ def build_organisms(
 def _build(
     workspace: Workspace, plan: AuditPlan, build: Build, journal: RunJournal, report: Callable[[int, int, str], None]
 ) -> dict[str, Any]:
+    if not build.anew:
+        adopt_shipped(workspace, plan)
     began, wanted = time.monotonic(), missing(workspace, plan, build)
+    total = len(build.organisms())
+    report(total - len(wanted), total, "")
+    if wanted:
+        _make(workspace, plan, build, wanted, journal, report)
+    calibrations = calibrate_from_rows(workspace, plan)
+    asked = {one.id for one in build.organisms()}
+    kept = [row for row in rows_of(workspace, plan) if row.organism in asked]
+    return {
+        "organisms": len(kept),
+        "made": len(wanted),
+        "counting": sum(row.counts for row in kept),
+        "calibrations": len(calibrations),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _make(
+    workspace: Workspace,
+    plan: AuditPlan,
+    build: Build,
+    wanted: Sequence[Organism],
+    journal: RunJournal,
+    report: Callable[[int, int, str], None],
+) -> None:
+    """Each by the next idle actor; its row is written as it comes."""
     rows, total = Organisms(workspace.files), len(build.organisms())
+    done = total - len(wanted)
     measured = {
         recipe_key(row.organism, row.spec): row for row in rows.read() if row.revision == plan.reference.revision
     }
-    done = total - len(wanted)
-    report(done, total, "")
     with cluster(plan.config.address), ray_failures("making organisms"):
         probe_shared(workspace)
         workers = choose_workers(plan.config)
@@ -169,16 +204,6 @@ def _build(
         finally:
             for actor in [*idle, *busy.values()]:
                 ray.kill(actor)
-    calibrations = calibrate_from_rows(workspace, plan)
-    asked = {one.id for one in build.organisms()}
-    kept = [row for row in rows_of(workspace, plan) if row.organism in asked]
-    return {
-        "organisms": len(kept),
-        "made": len(wanted),
-        "counting": sum(row.counts for row in kept),
-        "calibrations": len(calibrations),
-        "seconds": round(time.monotonic() - began, 1),
-    }
 
 
 def estimate(plan: AuditPlan, organisms: Sequence[Organism], workers: int, threads: int) -> dict[str, float]:

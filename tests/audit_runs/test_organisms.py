@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from fine_tunes import make_adapter
+from raylens.bundle.organisms import rows_path, shipped_calibration
 from raylens.config import AuditConfig
 from raylens.errors import BusyError, InputError
 from raylens.organisms.recipe import organism, row_spec
-from raylens.store.audit_calibrations import list_calibrations
+from raylens.store.audit_calibrations import find_calibration, list_calibrations
 from raylens.store.audit_effects import Effect, Effects
 from raylens.store.audit_organisms import OrganismRow, Organisms, read_organisms
 from raylens.store.lock import acquire
@@ -24,7 +25,13 @@ from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
 from raylens_jobs.benign_effects import METHOD, benign_effects
 from raylens_jobs.calibrate import Registered, calibrate
-from raylens_jobs.organism_rows import adapter_folder, calibrations_from_rows, export_organisms
+from raylens_jobs.organism_rows import (
+    adapter_folder,
+    calibrate_from_rows,
+    calibrations_from_rows,
+    export_organisms,
+    shipped_rows,
+)
 from raylens_jobs.organisms import LOCKS, Build, build_organisms, estimate, missing
 
 BUILD = Build(halves=("development",), families=("two-spaces",), members=1, keep_all=True)
@@ -138,6 +145,43 @@ def test_what_is_missing_of_an_organism_is_made_again(workspace: Workspace) -> N
     assert missing(workspace, asked, replace(build, keep=(one.id,))) == (one,)  # its weights went
     adapter_folder(workspace, asked, one).mkdir(parents=True)
     assert missing(workspace, asked, replace(build, keep=(one.id,))) == ()
+
+
+def test_a_build_goes_on_from_what_ships(workspace: Workspace, tmp_path: Path) -> None:
+    asked = plan_audit(AuditConfig.of({"sae": "raylens-pico-res/layer_3", "workers": 1, "threads": 1}))
+    shipped = {row.organism: row for row in shipped_rows(asked)}
+    assert len(shipped) == len(read_organisms(rows_path()))
+    build = Build(halves=("development",), kinds=("benign",))
+    assert missing(workspace, asked, build) == ()
+    assert len(missing(workspace, asked, replace(build, anew=True))) == 120
+    assert [one.id for one in missing(workspace, asked, replace(build, keep=("two-spaces-1",)))] == ["two-spaces-1"]
+
+    # With nothing to make, what ships comes into the workspace, and nothing in it changes on its way out again.
+    with RunJournal.start(workspace.files, "organisms", {}) as journal:
+        figures = build_organisms(workspace, asked, build, journal)
+    assert (figures["made"], figures["counting"]) == (0, 120)
+    assert {row.organism: row for row in Organisms(workspace.files).read()} == shipped
+    fit, standard = benign_effects(asked, workspace), shipped_calibration(asked.identity(METHOD))
+    assert standard is not None
+    assert fit is not None
+    assert fit.n == 120
+    written = export_organisms(workspace, asked, tmp_path / "out")
+    for name in written:
+        assert (tmp_path / "out" / name).read_bytes() == (rows_path().parent / name).read_bytes()
+
+    # One that is made here is standardised by those that ship.
+    effects = Effects(workspace.files, asked.identity(METHOD))
+    row = shipped["annotated-0"].with_score(METHOD, -1.0)
+    Organisms(workspace.files).append(row)
+    differences = np.zeros(len(fit.mean))
+    differences[7] = 3.0
+    effects.append(Effect.of("annotated-0", "annotated", organism("annotated-0").spec_hash, differences))
+    calibrate_from_rows(workspace, asked)
+    (changed,) = (one for one in Organisms(workspace.files).read() if one.organism == "annotated-0")
+    assert changed.scores[METHOD] == pytest.approx(fit.score(differences, asked.config.k))
+    kept = find_calibration(workspace.files, asked.identity(METHOD))
+    assert kept is not None
+    assert set(kept.scores) == set(standard.scores)
 
 
 def test_members_are_counted_within_a_half() -> None:

@@ -47,6 +47,7 @@ def build(
     members: Annotated[int | None, typer.Option(min=1, help="Of each family, the first so many.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Keep this organism's adapter; again for more.")] = None,
     keep_all: Annotated[bool, typer.Option("--keep-all", help="Keep every adapter.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Make those that ship, too.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Default: one a GPU, else one a core.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per worker.")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
@@ -58,7 +59,8 @@ def build(
     """Fine-tune a model in many harmless ways, and some with a backdoor; measure and score each.
 
     Benign organisms for development calibrate audits of the model; all others measure them (raylens audit bench).
-    Adapters are scored and discarded; a rerun makes what is missing.
+    Adapters are scored and discarded; a rerun makes what is missing. Of pico many ship already, and only the others
+    are made.
     """
     from raylens.store.runs import RunJournal
     from raylens_jobs.organisms import build_organisms, missing
@@ -78,7 +80,7 @@ def build(
                 "address": address,
             },
         ),
-        _build(kind, half, family, members, keep, keep_all),
+        _build(kind, half, family, members, keep, keep_all, anew),
     )
     workspace = state_of(context).open_workspace(create=True)
     wanted = missing(workspace, plan, asked)
@@ -193,7 +195,13 @@ def _plan(context: typer.Context, values: dict[str, Any]) -> AuditPlan:
 
 
 def _build(
-    kind: str, half: str, family: list[str] | None, members: int | None, keep: list[str] | None, keep_all: bool
+    kind: str,
+    half: str,
+    family: list[str] | None,
+    members: int | None,
+    keep: list[str] | None,
+    keep_all: bool,
+    anew: bool,
 ) -> Build:
     from raylens.audit.halves import HALVES
     from raylens_jobs.organisms import Build
@@ -209,6 +217,7 @@ def _build(
         members=members,
         keep=tuple(keep or ()),
         keep_all=keep_all,
+        anew=anew,
     )
 
 

@@ -87,6 +87,11 @@ class Calibration(Config):
         return tuple(sorted({score.family for score in self.scores}))
 
     @property
+    def organisms(self) -> frozenset[str]:
+        """Ids of the fine-tunes that were scored."""
+        return frozenset(one.organism for one in self.scores)
+
+    @property
     def values(self) -> tuple[float, ...]:
         """Scores, one a fine-tune."""
         return tuple(score.score for score in self.scores)

@@ -69,7 +69,7 @@ def read_effects(of: Calibration, folder: str | os.PathLike[str] = FOLDER) -> Be
 
 
 def _organisms(of: Calibration) -> str:
-    return digest("\n".join(sorted(one.organism for one in of.scores)))
+    return digest("\n".join(sorted(of.organisms)))
 
 
 def rows_path() -> Path:
