@@ -11,10 +11,13 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+
+import uvicorn
+from starlette.middleware import Middleware
 
 from raylens.errors import InputError, RaylensError
 from raylens_app.web.settings import AppSettings
@@ -42,7 +45,10 @@ def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], rea
     require_free(host, port)
     settings.write()
     from streamlit import net_util
+    from streamlit.starlette import App
     from streamlit.web import bootstrap
+
+    from raylens_app.web.assets import Assets
 
     # Streamlit would ask a host on the internet for its own address to compare origins with; --allow-host names those.
     net_util.get_external_ip = lambda: None
@@ -56,7 +62,9 @@ def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], rea
         ready(address(host, port))
         threading.Thread(target=warm, args=(settings,), name="raylens-app-warm", daemon=True).start()
 
-    asyncio.run(_until_signal(begin))
+    app = App(SCRIPT, middleware=[Middleware(Assets)])
+    config = uvicorn.Config(app, host, port, access_log=False, log_config=None, ws="websockets-sansio")
+    asyncio.run(_Server(config, begin).serve())
     close_desks()
 
 
@@ -80,27 +88,38 @@ def warm(settings: AppSettings) -> None:
     importlib.import_module("raylens_app.web.charts")
 
 
-async def _until_signal(ready: Callable[[], None]) -> None:
-    """Hold the server up; not by Streamlit's own ``run``, which does not say when it is ready or how long it ends."""
-    from streamlit.web.bootstrap import prepare_streamlit_environment
-    from streamlit.web.server import Server
+class _Server(uvicorn.Server):
+    """Says when it is ready, and has an end: Streamlit's own ``run`` does neither.
 
-    server = Server(str(SCRIPT), False)
-    await server.start()
-    prepare_streamlit_environment(str(SCRIPT))
+    Args:
+        config: What to serve, and where.
+        ready: Called once it answers.
+    """
 
-    def stop() -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Bind, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End at the first signal, and with exit code 0: uvicorn would raise it again when all is closed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        yield
+
+    def _stop(self) -> None:
         # A page that still works, or a browser that does not let go, must not hold the end up.
         late = threading.Timer(_END_S, os._exit, [0])
         late.daemon = True
         late.start()
-        server.stop()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    ready()
-    await server.stopped
+        self.should_exit = True
 
 
 def server_options(host: str, port: int, names: Sequence[str]) -> dict[str, object]:
