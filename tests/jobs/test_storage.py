@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cache_runs import ROWS, SAE, Made, cache_words, lend_map
 from command_lines import SHELL, on_small_disk, run_all
+from object_store import object_store
 from raylens.config import CacheConfig
 from raylens.ids import SaeId
 from raylens.store.workspace import Workspace
@@ -27,27 +24,8 @@ _PAGE = 4096
 
 @pytest.fixture
 def s3_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A fresh bucket of an S3 server in this process, its address and credentials in the environment."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test-key-id",
-        "AWS_SECRET_ACCESS_KEY": "test-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    kind, bucket = fsspec.get_filesystem_class("s3"), f"raylens-{uuid.uuid4().hex[:12]}"
-    # Clients are kept by their arguments, which the environment is no part of.
-    kind.clear_instance_cache()
-    fsspec.filesystem("s3", use_listings_cache=False).mkdir(bucket)
-    yield f"s3://{bucket}/workspace"
-    kind.clear_instance_cache()
-    server.stop()
+    with object_store(monkeypatch) as url:
+        yield url
 
 
 @pytest.mark.slow

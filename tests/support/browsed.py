@@ -26,7 +26,7 @@ Ask = Callable[..., Any]
 """``ask("features", limit=3)``: the answer's JSON; ``status=404`` where it is not 200."""
 
 
-def make_browsed(folder: Path) -> Workspace:
+def make_browsed(folder: str | Path) -> Workspace:
     """A cache of a small SAE, explained, scored and labelled; and one of an SAE of pico's, under its own name."""
     workspace = Workspace.open(folder, create=True)
     make_cache(workspace, sae=PICO, cache_id=PICO_CACHE)
