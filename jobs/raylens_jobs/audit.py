@@ -6,8 +6,8 @@ The driver: refuses what does not fit before any work, has everything measured, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -31,18 +31,15 @@ from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_artefacts import Case, about, artefacts, interp_evidence, score_file, suite_results
 from raylens_jobs.audit_changes import changes_of
-from raylens_jobs.audit_evidence import Auditor, Evidence, auditor
+from raylens_jobs.audit_evidence import Auditor, Evidence
 from raylens_jobs.audit_explain import OnDemand, explain_listed
 from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_pool import Tagged
 from raylens_jobs.audit_scores import Features, is_identical, scores_of
+from raylens_jobs.audit_workers import Auditing, Report, on_ray
 from raylens_jobs.benign_effects import METHOD, benign_effects
-from raylens_jobs.cluster import cluster, probe_shared
-from raylens_jobs.workers import choose_workers
 
 DEFAULT_SESSION: Final = "default"
-Report = Callable[[int, int], None]
-Auditing = Callable[[Workspace, AuditPlan, Report], AbstractContextManager[Auditor]]
 _VERSIONS: Final = ("torch", "transformers", "peft", "sae-lens", "ray", "numpy")
 
 
@@ -125,7 +122,7 @@ def run_audit(
         request: The candidate.
         journal: The run's record, which also carries requests to stop.
         report: Called with pieces of work done and in all.
-        auditing: Where models run; by default :func:`on_ray`.
+        auditing: Where models run; by default :func:`raylens_jobs.audit_workers.on_ray`.
 
     Raises:
         InputError: The candidate cannot be loaded, or the run is finished.
@@ -161,16 +158,6 @@ def run_audit(
         kept = read_artefacts(texts)
         writer.finish({**texts, "report.md": report_md(kept), "report.html": report_html(kept)}, versions=_versions())
     return AuditRun(place, workspace.files.native(place.folder), kept)
-
-
-@contextmanager
-def on_ray(workspace: Workspace, plan: AuditPlan, report: Report) -> Iterator[Auditor]:
-    """Actors on Ray: one a GPU, else one a core."""
-    with cluster(plan.config.address):
-        probe_shared(workspace)
-        shared = AuditStore(workspace.files).references(plan.reference_key)
-        with auditor(plan.subjects, plan.task, shared, choose_workers(plan.config), report) as work:
-            yield work
 
 
 def place_of(plan: AuditPlan, request: Request) -> RunPlace:

@@ -115,24 +115,9 @@ class Auditor:
         """
         task, chunks = self._task, self._chunks()
         self._done, self._total = 0, 4 * len(chunks) + 2 + 3 * len(task.places) + len(task.methods)
-        sides: tuple[tuple[Who, Keep], ...] = (("reference", self._shared), ("candidate", own))
         with ray_failures("the audit"):
-            first = [
-                Piece(keep, f"{who}-answers-{at}", "complete", (who, candidate, chunk, task.max_new_tokens))
-                for who, keep in sides
-                for at, chunk in enumerate(chunks)
-            ]
-            first += [Piece(own, name, name, _arguments(name, candidate, task)) for name in task.methods]
-            first += [Piece(keep, f"{who}-losses", "losses", (who, candidate, task.panel)) for who, keep in sides]
-            first += [
-                Piece(keep, f"{who}-scan-{place.name}", "scan", (who, candidate, place))
-                for place in task.places
-                for who, keep in sides
-            ]
-            self._run(first)
-            self._run(self._readings("reference", candidate, chunks, self._shared))
-            self._run(self._readings("candidate", candidate, chunks, own))
-            hits = self._search(candidate, own) if task.search is not None else None
+            self._run(self._pieces(candidate, chunks, own))
+            hits = self._hits(candidate, own) if task.search is not None else None
         return Evidence(
             self._side("reference", chunks, self._shared),
             self._side("candidate", chunks, own),
@@ -157,37 +142,62 @@ class Auditor:
         with ray_failures("the audit"):
             self._pool.release()
 
-    def _readings(self, who: Who, candidate: str, chunks: Sequence[Sequence[Form]], keep: Keep) -> list[Piece]:
-        found = []
-        for at, chunk in enumerate(chunks):
-            answers = [one["ids"] for one in _json(keep.get_part(f"{who}-answers-{at}"))]
-            tops = None if who == "reference" else self._shared.get_part(f"reference-readings-{at}")
-            found.append(Piece(keep, f"{who}-readings-{at}", "read", (who, candidate, chunk, answers, tops)))
-        return found
-
-    def _search(self, candidate: str, own: Keep) -> tuple[Mapping[str, Any], ...]:
-        settings, places = self._task.search, self._task.places
-        assert settings is not None
-        scans = {
-            place.name: tuple(
-                keep.get_part(f"{who}-scan-{place.name}")
-                for who, keep in (("reference", self._shared), ("candidate", own))
+    def _pieces(self, candidate: str, chunks: Sequence[Sequence[Form]], own: Keep) -> list[Piece]:
+        """All but what is asked of the best inserts; what takes longest begins first, so that no worker ends late."""
+        task = self._task
+        sides: tuple[tuple[Who, Keep], ...] = (("reference", self._shared), ("candidate", own))
+        methods = {name: Piece.of(own, name, name, *_arguments(name, candidate, task)) for name in task.methods}
+        scans = [
+            (
+                place,
+                [Piece.of(keep, f"{who}-scan-{place.name}", "scan", who, candidate, place) for who, keep in sides],
             )
-            for place in places
-        }
-        self._run(
-            [
-                Piece(own, f"search-{place.name}", "search", (candidate, place, *scans[place.name], settings))
-                for place in places
+            for place in task.places
+        ]
+        found = [methods.pop("difference_sae")] if "difference_sae" in methods else []
+        found += [piece for _, both in scans for piece in both]
+        found += [self._search(candidate, place, both, own) for place, both in scans]
+        for at, chunk in enumerate(chunks):
+            answers = [
+                Piece.of(keep, f"{who}-answers-{at}", "complete", who, candidate, chunk, task.max_new_tokens)
+                for who, keep in sides
             ]
-        )
+            of_reference = self._reading("reference", candidate, at, chunk, answers[0])
+            of_candidate = self._reading("candidate", candidate, at, chunk, answers[1], of_reference)
+            found += [*answers, of_reference, of_candidate]
+        found += methods.values()
+        return found + [Piece.of(keep, f"{who}-losses", "losses", who, candidate, task.panel) for who, keep in sides]
+
+    def _reading(
+        self, who: Who, candidate: str, at: int, chunk: Sequence[Form], answers: Piece, reference: Piece | None = None
+    ) -> Piece:
+        """Of prompts with their answers; the candidate's are compared with the reference's."""
+
+        def arguments() -> tuple[Any, ...]:
+            written = [one["ids"] for one in _json(answers.answer)]
+            return who, candidate, chunk, written, reference.answer if reference is not None else None
+
+        needs = (answers,) if reference is None else (answers, reference)
+        return Piece(answers.keep, f"{who}-readings-{at}", "read", arguments, needs)
+
+    def _search(self, candidate: str, place: Place, scans: Sequence[Piece], own: Keep) -> Piece:
+        settings = self._task.search
+
+        def arguments() -> tuple[Any, ...]:
+            return candidate, place, *(scan.answer for scan in scans), settings
+
+        return Piece(own, f"search-{place.name}", "search", arguments, tuple(scans))
+
+    def _hits(self, candidate: str, own: Keep) -> tuple[Mapping[str, Any], ...]:
+        """The best inserts of all places, with features of the very best."""
+        places = self._task.places
         found = [hit for place in places for hit in _json(own.get_part(f"search-{place.name}"))]
         hits = sorted(found, key=lambda hit: (-hit["score"], hit["slot"], hit["text"]))[:_HITS]
         by_name = {place.name: place for place in places}
         named = [hit for hit in hits[:_NAMED] if hit["score"] > 0]
         self._run(
             [
-                Piece(own, f"hit-{at}", "hit_features", (candidate, by_name[hit["slot"]], hit["text"], _FEATURES))
+                Piece.of(own, f"hit-{at}", "hit_features", candidate, by_name[hit["slot"]], hit["text"], _FEATURES)
                 for at, hit in enumerate(named)
             ]
         )
@@ -209,7 +219,7 @@ class Auditor:
 
     def _run(self, pieces: Sequence[Piece]) -> None:
         """Have those done that are missing."""
-        missing = [piece for piece in pieces if piece.keep.get_part(piece.key) is None]
+        missing = [piece for piece in pieces if piece.answer is None]
         self._tell(len(pieces) - len(missing))
         self._pool.run(missing, lambda: self._tell(1))
 
@@ -236,13 +246,25 @@ def auditor(
         workers: How many actors, and what each holds.
         report: Called with pieces done and pieces in all.
     """
+    with audit_pool(subjects, workers) as pool:
+        yield Auditor(pool, task, shared, report)
+
+
+@contextmanager
+def audit_pool(subjects: Subjects, workers: Workers) -> Iterator[RayPool]:
+    """Actors that audit, which end with the block.
+
+    Args:
+        subjects: What they load.
+        workers: How many, and what each holds.
+    """
     remote: Any = ray.remote(AuditActor)
     actors: list[Any] = [
         remote.options(num_cpus=workers.reserved_cpus, num_gpus=workers.gpus).remote(subjects, workers.threads)
         for _ in range(workers.count)
     ]
     try:
-        yield Auditor(RayPool(actors), task, shared, report)
+        yield RayPool(actors)
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import ray
 
@@ -67,20 +67,38 @@ class Piece:
         keep: Where its answer is kept.
         key: What names it there.
         method: Of :class:`raylens_jobs.audit_actor.AuditActor`.
-        arguments: Of that method.
+        arguments: Of that method; asked for when it is done, once what it needs is there.
+        needs: Pieces whose answers its arguments are made of.
     """
 
     keep: Keep
     key: str
     method: str
-    arguments: tuple[Any, ...]
+    arguments: Callable[[], tuple[Any, ...]]
+    needs: tuple[Piece, ...] = ()
+
+    @property
+    def answer(self) -> bytes | None:
+        """What was kept of it; None before it is done."""
+        return self.keep.get_part(self.key)
+
+    @classmethod
+    def of(cls, keep: Keep, key: str, method: str, *arguments: Any) -> Self:
+        """One that needs no other."""
+        return cls(keep, key, method, lambda: arguments)
 
 
 class Pool(Protocol):
     """Who does the work: actors on a cluster, or this process."""
 
     def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
-        """Do each piece and keep its answer; ``tell`` is called after each."""
+        """Do each piece and keep its answer; ``tell`` is called after each.
+
+        Args:
+            pieces: Those that must be done; what one needs and is not among them was done before. They are begun in
+                this order, save those that still need another.
+            tell: Called after each.
+        """
         ...
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -104,8 +122,12 @@ class InProcess:
 
     def run(self, pieces: Sequence[Piece], tell: Callable[[], None]) -> None:
         """One piece after another."""
-        for piece in pieces:
-            _keep(piece, self.ask(piece.method, *piece.arguments))
+        waiting = list(pieces)
+        while waiting:
+            piece = _first_ready(waiting, waiting)
+            assert piece is not None, "pieces need one another"
+            waiting.remove(piece)
+            _keep(piece, self.ask(piece.method, *piece.arguments()))
             tell()
 
     def ask(self, method: str, *arguments: Any) -> Any:
@@ -136,9 +158,12 @@ class RayPool:
         waiting, idle = list(pieces), list(self._up)
         busy: dict[Any, tuple[Piece, Any]] = {}
         while waiting or busy:
-            while waiting and idle:
-                piece, actor = waiting.pop(0), idle.pop(0)
-                busy[getattr(actor, piece.method).remote(*piece.arguments)] = (piece, actor)
+            under_way = [piece for piece, _ in busy.values()]
+            while idle and (piece := _first_ready(waiting, [*waiting, *under_way])) is not None:
+                waiting.remove(piece)
+                actor = idle.pop(0)
+                busy[getattr(actor, piece.method).remote(*piece.arguments())] = (piece, actor)
+                under_way.append(piece)
             ready, _ = ray.wait([*busy, *(self._starting if waiting else ())], num_returns=1)
             for reference in ready:
                 if reference in self._starting:
@@ -155,6 +180,11 @@ class RayPool:
             (reference,), _ = ray.wait(list(self._starting), num_returns=1)
             self._has_come_up(reference)
         return ray.get(getattr(self._up[0], method).remote(*arguments))
+
+    @property
+    def is_released(self) -> bool:
+        """Whether its actors have ended."""
+        return not self._actors
 
     def _has_come_up(self, reference: Any) -> Any:
         actor = self._starting.pop(reference)
@@ -176,6 +206,11 @@ class RayPool:
                 ray.kill(self._actors.pop())
             self._starting, self._up = {}, []
         await_exit(processes)
+
+
+def _first_ready(waiting: Sequence[Piece], unfinished: Sequence[Piece]) -> Piece | None:
+    """The first piece that needs none of those that are not finished."""
+    return next((piece for piece in waiting if not any(one in unfinished for one in piece.needs)), None)
 
 
 def _keep(piece: Piece, answer: Any) -> None:

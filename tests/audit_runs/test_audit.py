@@ -27,8 +27,11 @@ from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
-from raylens_jobs.audit import on_ray
+from raylens_jobs import audit_workers
+from raylens_jobs.audit import Request, run_audit
+from raylens_jobs.audit_evidence import audit_pool
 from raylens_jobs.audit_plan import plan_audit
+from raylens_jobs.audit_workers import AuditWorkers
 from small_audits import SAE, SUITE, audit, config, files_of, here
 
 
@@ -51,12 +54,34 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestAudit:
     """One workspace each."""
 
-    def test_actors_on_ray_give_what_one_process_gives(self, tmp_path: Path, tuned: Path, ray_cluster: None) -> None:
-        made = []
-        for name, auditing in (("ray", on_ray), ("here", here)):
-            workspace = Workspace.open(tmp_path / name, create=True)
-            made.append(files_of(workspace, audit(workspace, tuned, config(threads=1), auditing)))
-        assert made[0] == made[1]
+    def test_actors_on_ray_give_what_one_process_gives(
+        self, tmp_path: Path, tuned: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of two candidates, by the same actors; a third that comes after these have ended has others."""
+        started: list[Any] = []
+
+        def count(*given: Any) -> Any:
+            started.append(given)
+            return audit_pool(*given)
+
+        monkeypatch.setattr(audit_workers, "audit_pool", count)
+        make_adapter(tmp_path / "other", scale=0.02, seed=5)
+        candidates, asked = (tuned, tmp_path / "other", "raylens/pico"), config(threads=1)
+        workspace, alone = (Workspace.open(tmp_path / name, create=True) for name in ("ray", "here"))
+        plan = plan_audit(asked, workspace.url)
+        with AuditWorkers() as workers, RunJournal.start(workspace.files, "audit", {}) as journal:
+            for at, candidate in enumerate(candidates):
+                done = run_audit(workspace, plan, Request(str(candidate)), journal, auditing=workers)
+                assert files_of(workspace, done) == files_of(alone, audit(alone, candidate, asked))
+                assert len(started) == 1 + (at == 2)
+                if at == 1:
+                    with workers(workspace, plan, lambda *_: None) as work:
+                        work.release()
+            with (
+                pytest.raises(ValueError, match="workers of one plan"),
+                workers(alone, plan_audit(asked, alone.url), print),
+            ):
+                pass
 
     def test_the_reference_against_itself_differs_in_nothing(self, tmp_path: Path) -> None:
         done = audit(Workspace.open(tmp_path / "ws", create=True), "raylens/pico")
@@ -308,7 +333,7 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_bytes(
     assert isinstance(read_artefacts({name: data.decode() for name, data in artefacts[0].items()}), Artefacts)
 
 
-def _until(happened: Any, process: subprocess.Popen[str], within_s: float = 120) -> None:
+def _until(happened: Any, process: subprocess.Popen[str], within_s: float = 300) -> None:
     end = time.monotonic() + within_s
     while not happened():
         assert process.poll() is None, process.communicate()[1]

@@ -21,14 +21,16 @@ from raylens.errors import InputError, StoppedError
 from raylens.ids import FeatureId, SaeId
 from raylens.llm.settings import EndpointSettings
 from raylens.reports.report_md import report_md
+from raylens.store.audit_store import AuditStore
 from raylens.store.findings import passes
 from raylens.store.labels import Labels
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
 from raylens_jobs import audit_explain
-from raylens_jobs.audit import AuditRun, on_ray
+from raylens_jobs.audit import AuditRun
 from raylens_jobs.audit_explain import OnDemand
-from small_audits import SAE, SUITE, audit, config, files_of
+from raylens_jobs.audit_workers import AuditWorkers, on_ray
+from small_audits import SAE, SUITE, audit, config, files_of, here
 
 FEW = {"min_examples": 20, "n_examples_train": 10, "n_non_activating": 12}
 LEXICAL = OnDemand(ExplainConfig.of(FEW))
@@ -296,10 +298,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(
 def test_the_command_line_passes_it_on(
     fresh: Workspace, tuned: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raylens_jobs import audit as job
-    from small_audits import here
-
-    monkeypatch.setattr(job, "on_ray", here)
+    monkeypatch.setattr(AuditWorkers, "__call__", lambda _, *given: here(*given))
     words = ["-c", str(tuned), "--suite", "suite.yaml", "--score-method", "abs_diff_topk", "-s", SAE, "--top-k", "10",
              "--no-trigger-search", "--max-new-tokens", "6", "--min-examples", "20", "--json"]  # fmt: skip
     assert main(["--workspace", fresh.url, "audit", "run", *words]) == 0
@@ -317,3 +316,28 @@ def test_near_silent_excerpts_of_a_whole_cache_are_refused() -> None:
 def test_what_is_explained_names_the_run_of_the_audit(whole: Whole) -> None:
     runs = {one.run_id for one in whole.workspace.runs() if one.kind == "audit"}
     assert {row["run_id"] for row in explained_in(whole.workspace).values()} <= runs
+
+
+def test_several_candidates_get_an_audit_each(
+    fresh: Workspace, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AuditWorkers, "__call__", lambda _, *given: here(*given))
+    words = ["--suite", "suite.yaml", "--score-method", "abs_diff_topk", "-s", SAE, "--top-k", "10", "--no-explain",
+             "--no-trigger-search", "--max-new-tokens", "6"]  # fmt: skip
+    both = ["--workspace", fresh.url, "audit", "run", "-c", str(tuned), "-c", "raylens/pico", *words]
+
+    assert main([*both, "--title", "A trial"]) == 2
+    assert "--title names one audit, and 2 candidates are given" in " ".join(capsys.readouterr().err.split())
+    assert main([*both, "-c", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+    assert not AuditStore(fresh.files).sessions(), "all are looked at before any work"
+
+    assert main([*both, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["candidate"], second["candidate"]) == (tuned.name, "raylens/pico")
+    assert (first["verdict"], second["verdict"]) == ("inconclusive", "not flagged")
+    assert main(both) == 0
+    said = capsys.readouterr()
+    assert said.err.count("is finished already") == 2
+    assert f"{tuned}:\ninconclusive: " in said.out
+    assert "raylens/pico:\nnot flagged: " in said.out

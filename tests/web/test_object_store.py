@@ -26,7 +26,7 @@ def stored() -> Iterator[Workspace]:
         yield make_browsed(url)
 
 
-def shown(workspace: Workspace, name: str) -> tuple[str, list[str], AppTest]:
+def shown(workspace: Workspace, name: str) -> tuple[str, list[str | None], AppTest]:
     """All words and tables of a page, without where the workspace lies."""
     with app_on(workspace.url):
         app = page(name, **ASKED.get(name, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from raylens.store.workspace import Workspace
     from raylens_jobs.audit import AuditRun, Request
     from raylens_jobs.audit_plan import AuditPlan
+    from raylens_jobs.audit_workers import AuditWorkers
 
 DEFAULT_REFERENCE: Final = "raylens/pico"
 
@@ -45,7 +47,10 @@ Search = Annotated[bool, typer.Option("--trigger-search/--no-trigger-search", he
 def run(
     context: typer.Context,
     candidate: Annotated[
-        str, typer.Option("--candidate", "-c", help="A hub id, a checkpoint's folder, or a LoRA adapter's folder.")
+        list[str],
+        typer.Option(
+            "--candidate", "-c", help="A hub id, a checkpoint's folder, or a LoRA adapter's folder; again for more."
+        ),
     ],
     reference: Reference = DEFAULT_REFERENCE,
     sae: Sae = None,
@@ -95,7 +100,8 @@ def run(
     """Audit a fine-tune: what changed inside, what sets it off, and whether benign fine-tunes differ as much.
 
     The verdict is flagged, not flagged or inconclusive, with its p-value. The same command finds a finished audit
-    again, and goes on with one that was interrupted.
+    again, and goes on with one that was interrupted. Of several candidates each gets an audit of its own, one after
+    another; what is of the reference is read once.
     """
     from raylens.config import AuditConfig
     from raylens_jobs.audit import Request
@@ -143,57 +149,84 @@ def run(
         max_calls=max_calls,
     )
     anew: Again = ("archive" if archive else "replace") if again else "refuse"
-    request = Request(candidate, session, run_name, title, again=anew, explain=how)
-    done = audit(context, config, request, run_id)
+    names = tuple(dict.fromkeys(candidate))
+    for value, flag in ((run_name, "--run"), (title, "--title"), (run_id, "--run-id")):
+        if value is not None and len(names) > 1:
+            raise InputError(
+                f"{flag} names one audit, and {len(names)} candidates are given.", hint=f"leave {flag} out."
+            )
+    requests = [Request(name, session, run_name, title, again=anew, explain=how) for name in names]
+    made = audit(context, config, requests, run_id)
     if as_json:
-        print_json(summary(done))
+        found = [summary(one) for one in made]
+        print_json(found[0] if len(found) == 1 else found)
         return
-    for line in said(done):
-        print_text(line)
+    for name, one in zip(names, made, strict=True):
+        if len(names) > 1:
+            print_text(f"{name}:")
+        for line in said(one):
+            print_text(line)
 
 
-def audit(context: typer.Context, config: AuditConfig, request: Request, run_id: str | None = None) -> AuditRun:
-    """Audit with progress on stderr.
+def audit(
+    context: typer.Context, config: AuditConfig, requests: Sequence[Request], run_id: str | None = None
+) -> list[AuditRun]:
+    """Audit each, with progress on stderr.
 
     Args:
         context: Of the command.
         config: How.
-        request: What.
-        run_id: Of the run's record, where somebody waits for it: they find there as well what was refused, and an
-            audit that was finished before.
+        requests: What; all candidates are looked at before any work.
+        run_id: Of the record of the only run, where somebody waits for it: they find there as well what was refused,
+            and an audit that was finished before.
 
     Raises:
-        RaylensError: As :func:`raylens_jobs.audit.run_audit`.
+        RaylensError: As :func:`raylens_jobs.audit.run_audit`; those before are finished.
     """
     from raylens.store.runs import RunJournal
     from raylens_jobs.audit import find_finished
     from raylens_jobs.audit_plan import plan_audit
+    from raylens_jobs.audit_workers import AuditWorkers
 
     workspace = state_of(context).open_workspace(create=True)
-    asked = {**config.model_dump(mode="json"), **request.asked}
-    if run_id is not None:
-        with RunJournal.start(workspace.files, "audit", asked, run_id=run_id) as journal:
-            plan = plan_audit(config, workspace.url, note)
-            done = find_finished(workspace, plan, request) or _audit(workspace, plan, request, journal)
-            journal.finish(summary(done))
-        return done
-    plan = plan_audit(config, workspace.url, note)
-    finished = find_finished(workspace, plan, request)
-    if finished is not None:
-        note(f"{finished.place} is finished already; --again makes it anew.")
-        return finished
-    with RunJournal.start(workspace.files, "audit", asked) as journal:
-        done = _audit(workspace, plan, request, journal)
-        journal.finish(summary(done))
-    return done
+    made: list[AuditRun] = []
+    with AuditWorkers() as workers:
+        if run_id is not None:
+            (request,) = requests
+            with RunJournal.start(workspace.files, "audit", _asked(config, request), run_id=run_id) as journal:
+                plan = plan_audit(config, workspace.url, note)
+                done = find_finished(workspace, plan, request) or _audit(workspace, plan, request, journal, workers)
+                journal.finish(summary(done))
+            return [done]
+        plan = plan_audit(config, workspace.url, note)
+        for request in requests:
+            plan.candidate(request.candidate)
+        for request in requests:
+            finished = find_finished(workspace, plan, request)
+            if finished is not None:
+                note(f"{finished.place} is finished already; --again makes it anew.")
+                made.append(finished)
+                continue
+            with RunJournal.start(workspace.files, "audit", _asked(config, request)) as journal:
+                made.append(_audit(workspace, plan, request, journal, workers))
+                journal.finish(summary(made[-1]))
+    return made
 
 
-def _audit(workspace: Workspace, plan: AuditPlan, request: Request, journal: RunJournal) -> AuditRun:
+def _asked(config: AuditConfig, request: Request) -> dict[str, Any]:
+    return {**config.model_dump(mode="json"), **request.asked}
+
+
+def _audit(
+    workspace: Workspace, plan: AuditPlan, request: Request, journal: RunJournal, workers: AuditWorkers
+) -> AuditRun:
     from raylens_jobs.audit import run_audit
 
     note(f"run {journal.run_id}: auditing {request.candidate} against {plan.config.model}")
     with progress("auditing", unit="pieces") as bar:
-        return run_audit(workspace, plan, request, journal, lambda finished, total: bar(finished, total))
+        return run_audit(
+            workspace, plan, request, journal, lambda finished, total: bar(finished, total), auditing=workers
+        )
 
 
 def summary(done: AuditRun) -> dict[str, Any]:
@@ -202,6 +235,7 @@ def summary(done: AuditRun) -> dict[str, Any]:
     own = evidence.own_explanations if evidence is not None else None
     return {
         **done.decision.model_dump(mode="json"),
+        "candidate": done.artefacts.decision.candidate.name,
         "session": done.place.session,
         "run": done.place.run,
         "folder": done.folder,
