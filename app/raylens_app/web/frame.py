@@ -11,6 +11,7 @@ from raylens import __version__
 from raylens.errors import RaylensError
 from raylens_app.web.desk import open_desk
 from raylens_app.web.login import signed_in
+from raylens_app.web.one_entry import one_entry_a_step
 from raylens_app.web.plain import plain
 from raylens_app.web.registry import Page, streamlit_pages
 from raylens_app.web.settings import AppSettings
@@ -28,6 +29,7 @@ def run() -> None:
     # Before the login: without a navigation Streamlit would not know the address of a deep link.
     page = st.navigation(streamlit_pages(lambda page: _show(page, settings)), position="top")
     st.html(style_sheet())
+    one_entry_a_step()
     if signed_in(required=settings.login):
         page.run()
 
