@@ -15,6 +15,7 @@ from streamlit.util import calc_hash
 
 from raylens_app.web.desk import close_desks
 from raylens_app.web.launch import SCRIPT
+from raylens_app.web.one_entry import SCRIPT as SCRIPT_OF_HISTORY
 from raylens_app.web.registry import PAGES
 from raylens_app.web.settings import AppSettings
 
@@ -62,7 +63,7 @@ def said(app: AppTest) -> str:
 def html(app: AppTest) -> str:
     """All HTML of a page but its style sheet."""
     found = (one.proto.body for one in app.get("html"))  # pyright: ignore[reportAttributeAccessIssue]
-    return "\n".join(body for body in found if not body.startswith("<style>"))
+    return "\n".join(body for body in found if not body.startswith("<style>") and body != SCRIPT_OF_HISTORY.strip())
 
 
 def charts(app: AppTest) -> list[dict[str, Any]]:

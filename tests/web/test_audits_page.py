@@ -72,7 +72,7 @@ def test_the_list_has_verdicts_p_values_and_what_was_audited(audited: Workspace)
     [
         ({"verdict": "flagged"}, {"bad"}),
         ({"verdict": "unfinished"}, {"half"}),
-        ({"session": "second"}, {"half", "torn"}),
+        ({"of_session": "second"}, {"half", "torn"}),
         ({"find": "CANDIDATE-7 good"}, {"good"}),
         ({"find": "first/"}, None),
         ({"verdict": "nonsense"}, {"bad", "good", "half", "torn"}),

@@ -148,7 +148,7 @@ def test_sessions_do_not_see_each_others_results(browsed: Workspace) -> None:
 
 
 def test_rows_are_limited_and_it_says_so(browsed: Workspace) -> None:
-    app = asked("SELECT n FROM generate_series(1, 5000) t(n)", rows="100")
+    app = asked("SELECT n FROM generate_series(1, 5000) t(n)", most="100")
     assert len(app.dataframe[0].value) == 100
     assert "100 rows: the first ones, there are more" in said(app)
 
@@ -185,7 +185,7 @@ def test_they_also_run_where_there_is_nothing(empty: Workspace) -> None:
 @pytest.mark.parametrize(("kind", "mark"), [("bars", "bar"), ("line", "line"), ("points", "point")])
 def test_rows_become_a_chart_with_title_and_axes(browsed: Workspace, kind: str, mark: str) -> None:
     sql = "SELECT feature, density FROM feature_stats ORDER BY ALL"
-    app = asked(sql, show="chart", chart=kind, x="feature", y="density")
+    app = asked(sql, drawn="chart", chart=kind, x="feature", y="density")
     (chart,) = charts(app)
     assert chart["mark"]["type"] == mark
     assert titles(chart) == {"density by feature", "feature", "density (share of tokens)"}
@@ -195,16 +195,16 @@ def test_rows_become_a_chart_with_title_and_axes(browsed: Workspace, kind: str, 
 
 def test_any_name_of_a_column_can_be_drawn(browsed: Workspace) -> None:
     sql = 'SELECT density, sae AS "a.b[0]" FROM feature_stats ORDER BY ALL'
-    app = asked(sql, show="chart", x="a.b[0]", y="density", by="a.b[0]")
+    app = asked(sql, drawn="chart", x="a.b[0]", y="density", by="a.b[0]")
     assert titles(charts(app)[0]) == {"a.b[0]", "density by a.b[0]", "density (share of tokens)"}
     assert set(points(app)["by"]) == {"tiny-res/layer_3", "raylens-pico-res/layer_3"}
-    app = asked("SELECT 'text' AS only", show="chart")
+    app = asked("SELECT 'text' AS only", drawn="chart")
     assert "No column of this result holds numbers." in said(app)
 
 
 def test_what_no_chart_can_hold_is_left_out_of_it(browsed: Workspace) -> None:
     sql = "SELECT 'a' AS x, 'nan'::DOUBLE AS y UNION ALL SELECT 'b', 'inf'::DOUBLE UNION ALL SELECT NULL, 1"
-    assert points(asked(sql, show="chart"))["y"] == [None, None, 1.0]
+    assert points(asked(sql, drawn="chart"))["y"] == [None, None, 1.0]
 
 
 def test_all_types_are_shown_and_taken_home(browsed: Workspace) -> None:

@@ -71,7 +71,7 @@ def test_a_span_is_found_extracted_and_still_there_after_a_reload(chrome: Browse
         page.wait_for_url(re.compile("span=call"))
         page.get_by_role("heading", level=3, name="complete").wait_for()
         page.get_by_role("tab", name="SAE").click()
-        page.wait_for_url(re.compile("part=SAE"))
+        page.wait_for_url(re.compile("tab=SAE"))
         expect(page.get_by_role("button", name="Extract now")).to_be_visible()
         assert story.here.client.sae.kept("call") == []
         page.get_by_role("button", name="Extract now").click()
@@ -133,7 +133,7 @@ def test_a_query_runs_by_ctrl_enter_and_stands_in_the_address(chrome: Browser, s
         expect(page.get_by_text("holds another query by now")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["traces", "traces?span=call&part=SAE", "sql?sql=SELECT+*+FROM+spans"])
+@pytest.mark.parametrize("path", ["traces", "traces?span=call&tab=SAE", "sql?sql=SELECT+*+FROM+spans"])
 def test_a_narrow_window_needs_no_scrolling_to_the_side(chrome: Browser, story: Story, path: str) -> None:
     with session(chrome) as (page, _):
         page.set_viewport_size({"width": 390, "height": 800})

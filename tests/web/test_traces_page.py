@@ -18,7 +18,7 @@ from raylens.store.workspace import Workspace
 from raylens.traces.span import Turn
 from raylens_app.web.supported import supported
 from raylens_app.web.traces.shelf import LOOK_S
-from span_pages import links, write_traces
+from span_pages import write_traces
 from trace_samples import a_span
 
 EVIL = "<script>alert(1)</script> \u202eabc\u200b \x1b[31m 😀 ![x](http://127.0.0.1:9/x.png)"
@@ -52,13 +52,13 @@ def test_the_list_has_every_trace_the_latest_first(sampled: Workspace) -> None:
 @pytest.mark.parametrize(
     ("params", "names"),
     [
-        ({"text": "ORDER 1042"}, ["answer a customer"]),
+        ({"holding": "ORDER 1042"}, ["answer a customer"]),
         ({"model": "raylens/pico"}, ["text_completion raylens/pico", "write a downloader"]),
         ({"since": "2026-01-05T10:30"}, ["text_completion raylens/pico"]),
         ({"until": "2026-01-05T09:30"}, ["write a downloader"]),
-        ({"model": "raylens/pico", "text": "copy_tree"}, ["write a downloader"]),
-        ({"page": "99999999999999"}, ["text_completion raylens/pico", "answer a customer", "write a downloader"]),
-        ({"page": "7"}, ["text_completion raylens/pico", "answer a customer", "write a downloader"]),
+        ({"model": "raylens/pico", "holding": "copy_tree"}, ["write a downloader"]),
+        ({"sheet": "99999999999999"}, ["text_completion raylens/pico", "answer a customer", "write a downloader"]),
+        ({"sheet": "7"}, ["text_completion raylens/pico", "answer a customer", "write a downloader"]),
         ({"model": "no such"}, ["text_completion raylens/pico", "answer a customer", "write a downloader"]),
     ],
 )
@@ -67,13 +67,13 @@ def test_filters_stand_in_the_address(sampled: Workspace, params: dict[str, str]
 
 
 def test_filters_that_leave_nothing_say_so(sampled: Workspace) -> None:
-    assert "No trace is like that." in said(page("traces", text="nowhere is this said"))
+    assert "No trace is like that." in said(page("traces", holding="nowhere is this said"))
 
 
 def test_pages_are_read_one_at_a_time(empty: Workspace) -> None:
     write_traces(empty, [a_span(f"s{one}", one, trace_id=f"t{one}", name=f"n{one}") for one in range(60)])
     with app_on(empty.url):
-        app = page("traces", page="2")
+        app = page("traces", sheet="2")
         assert listed(app) == [f"n{one}" for one in range(34, 9, -1)]
         assert "26 to 50 of 60 traces" in said(app)
 
@@ -100,7 +100,11 @@ def test_a_trace_is_a_tree_and_its_first_span_is_open(sampled: Workspace) -> Non
     assert list(tree["took"]) == pytest.approx([4.0, 0.2, 0.2, 1.5])
     assert "4 spans · 1 failed" in said(app)
     assert "One test fails." in html(app)
-    assert [(one.label, one.page, one.query) for one in links(app)] == [("All traces", "traces", "")]
+    back = next(one for one in app.button if one.label == "All traces")
+    back.click()
+    run(app)
+    assert app.title[0].value == "Traces"
+    assert not {"trace", "span"} & set(app.query_params)
 
 
 def test_a_span_is_enough_of_an_address(sampled: Workspace) -> None:
@@ -110,7 +114,7 @@ def test_a_span_is_enough_of_an_address(sampled: Workspace) -> None:
     shown = html(app)
     assert shown.index("You answer questions") < shown.index("I am looking it up.") < shown.index("It is packed")
     assert "4 turns" in said(app)
-    app = page("traces", span="e522a28ce2a409c8", part="attributes")
+    app = page("traces", span="e522a28ce2a409c8", tab="attributes")
     assert "gen_ai.response.finish_reasons" in html(app)
     assert "[&quot;stop&quot;]" in html(app)
 
@@ -140,7 +144,7 @@ def test_text_of_others_is_shown_and_not_obeyed(empty: Workspace, part: str) -> 
     ]
     write_traces(empty, spans)
     with app_on(empty.url):
-        app = page("traces", trace="t", part=part)
+        app = page("traces", trace="t", tab=part)
         assert "<script>" not in html(app)
         assert not any(
             "<script>" in str(one.value) for one in (*app.markdown, *app.caption, *app.title, *app.subheader)
@@ -151,7 +155,7 @@ def test_text_of_others_is_shown_and_not_obeyed(empty: Workspace, part: str) -> 
         if part == "input and output":
             assert "&lt;script&gt;" in html(app)
             assert "nothing but space" in said(app)
-        app = page("traces", span="two", part=part)
+        app = page("traces", span="two", tab=part)
         assert not app.error
         assert "⟨U+202E⟩" in app.dataframe[0].value["span"][0]
         assert "⟨U+202E⟩" in page("traces").dataframe[0].value["name"][0]

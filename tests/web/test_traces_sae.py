@@ -49,7 +49,7 @@ def sent(here: Here, **said: object) -> str:
 
 
 def sae(span: str, **params: str) -> AppTest:
-    return page("traces", span=span, part="SAE", **params)
+    return page("traces", span=span, tab="SAE", **params)
 
 
 def buttons(app: AppTest) -> list[str]:
@@ -93,10 +93,10 @@ def test_what_was_read_is_shown_without_services(served: Here) -> None:
 
 def test_another_sae_is_chosen_and_read(served: Here) -> None:
     span = sent(served)
-    app = sae(span, sae="raylens-pico-res/layer_1")
+    app = sae(span, span_sae="raylens-pico-res/layer_1")
     app = press(app, "Extract now")
     assert all(one.startswith("f_1_") for one in strip_lines(app))
-    app = press(sae(span, sae=str(PICO)), "Extract now")
+    app = press(sae(span, span_sae=str(PICO)), "Extract now")
     assert all(one.startswith("f_3_") for one in strip_lines(app))
     assert {one.sae for one in served.client.sae.kept(span)} == {str(PICO), "raylens-pico-res/layer_1"}
     before = served.encoder.calls["peaks"]
@@ -123,7 +123,7 @@ def test_the_strip_says_id_label_and_activation_in_order(empty: Workspace) -> No
     assert "<script>" not in shown
     assert shown.count("View on Neuronpedia") == 4
     assert 'href="https://www.neuronpedia.org/gemma-2-2b/15-gemmascope-res-16k/4109"' in shown
-    assert [one.page for one in links(app)] == ["traces"], "no cache holds this SAE: its features have no page"
+    assert [one.page for one in links(app)] == [], "no cache holds this SAE: its features have no page"
     widths = [float(one) for one in re.findall(r"width:([\d.]+)%", shown)]
     assert widths == sorted(widths, reverse=True)
     assert widths[:2] == [100.0, 26.3], "a bar is as long as the activation is large"
@@ -166,7 +166,7 @@ def test_where_nothing_can_be_read_the_span_says_why(empty: Workspace, model: st
     assert "ablation and counterfactuals" in text
     assert not {"Extract now", "Read it anew"} & set(buttons(app))
     assert len(app.dataframe[-1].value) > 100, "and the catalogue"
-    app = page("traces", span="one", part=EFFECTS)
+    app = page("traces", span="one", tab=EFFECTS)
     assert why in said(app)
     assert "leave one part of the input out" in said(app)
     assert "Measure effects" not in buttons(app)
@@ -230,7 +230,7 @@ def test_services_that_are_down_are_said_with_what_starts_them(empty: Workspace)
     app = press(sae("one"), "Extract now")
     assert "do not answer" in said(app)
     assert f"raylens --workspace {empty.url} serve up --detach" in said(app)
-    app = press(page("traces", span="one", part=EFFECTS), "Measure effects")
+    app = press(page("traces", span="one", tab=EFFECTS), "Measure effects")
     assert "serve up --detach" in said(app)
 
 
@@ -247,7 +247,7 @@ def test_a_wrong_token_is_said(here: Here, monkeypatch: pytest.MonkeyPatch) -> N
 # A0.06, A0.01: beside features, what each token did; of a model that runs here by taking tokens out and replacing them.
 def test_ablation_and_counterfactuals_stand_beside_the_features(served: Here) -> None:
     span = sent(served)
-    app = press(page("traces", span=span, part=EFFECTS, tokens="8"), "Measure effects")
+    app = press(page("traces", span=span, tab=EFFECTS, tokens="8"), "Measure effects")
     found = served.client.sae.span_effects(span, n_tokens=8).effects
     assert found is not None
     table = app.dataframe[-1].value
@@ -260,6 +260,6 @@ def test_ablation_and_counterfactuals_stand_beside_the_features(served: Here) ->
 
 
 def test_a_span_without_output_has_no_effects(served: Here) -> None:
-    app = page("traces", span=sent(served, output=""), part=EFFECTS)
+    app = page("traces", span=sent(served, output=""), tab=EFFECTS)
     assert "This span has no output." in said(app)
     assert "Measure effects" not in buttons(app)

@@ -10,11 +10,11 @@ from typing import Final
 
 import streamlit as st
 
-_SCRIPT: Final = """
+SCRIPT: Final = """
 <script>
 if (!window.raylensSteps) {
   window.raylensSteps = true;
-  let stepped = false, left = location.href;
+  let stepped = true, left = location.href;
   const step = () => { stepped = true; left = location.href; };
   for (const kind of ["pointerdown", "keydown"]) window.addEventListener(kind, step, true);
   const push = history.pushState.bind(history);
@@ -33,4 +33,4 @@ if (!window.raylensSteps) {
 
 def one_entry_a_step() -> None:
     """Have this browser add no entry without a click or key since the last one: what it adds is put in its place."""
-    st.html(_SCRIPT, unsafe_allow_javascript=True)
+    st.html(SCRIPT, unsafe_allow_javascript=True)

@@ -91,7 +91,7 @@ def addresses(desk: Desk) -> dict[str, str]:
         **_audit(desk),
         "traces": "traces",
         "trace": f"traces?{urlencode(_read_span(desk))}",
-        "sql": f"sql?{urlencode({'sql': _QUERY, 'show': 'chart', 'x': 'power_of_ten', 'y': 'features', 'by': 'sae'})}",
+        "sql": f"sql?{urlencode({'sql': _QUERY, 'drawn': 'chart', 'x': 'power_of_ten', 'y': 'features', 'by': 'sae'})}",
     }
     if desk.services.health().ready:
         found["workbench"] = (
@@ -128,7 +128,7 @@ def _read_span(desk: Desk) -> dict[str, str]:
 
     with connect(desk.workspace, only=["sae_feature_activations"]) as connection:
         rows = connection.execute("SELECT min(span_id) FROM sae_feature_activations").fetchall()
-    return {"span": rows[0][0], "part": "SAE"} if rows[0][0] is not None else {}
+    return {"span": rows[0][0], "tab": "SAE"} if rows[0][0] is not None else {}
 
 
 def _session(desk: Desk, feature: str) -> str:

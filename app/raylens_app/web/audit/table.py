@@ -67,7 +67,7 @@ def _filtered(rows: Sequence[AuditRow]) -> list[AuditRow]:
         sessions = sorted({row.session for row in rows})
         session = ANY
         if len(sessions) > 1:
-            session = st.selectbox("session", (ANY, *sessions), key="session", bind=BOUND, width=200)
+            session = st.selectbox("session", (ANY, *sessions), key="of_session", bind=BOUND, width=200)
     wanted = words.casefold().split()
     return [
         row

@@ -40,7 +40,7 @@ def editor(*, busy: bool) -> tuple[str, int, bool]:
         )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             rows = st.selectbox(
-                "rows at most", _ROWS, index=1, key="rows", bind=BOUND, width=150, format_func=lambda one: f"{one:,}"
+                "rows at most", _ROWS, index=1, key="most", bind=BOUND, width=150, format_func=lambda one: f"{one:,}"
             )
             run = st.form_submit_button("Run", icon=":material/play_arrow:", type="primary", disabled=busy)
             st.caption("or Ctrl-Enter", width="content")

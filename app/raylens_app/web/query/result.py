@@ -31,7 +31,7 @@ def result(kept: Kept) -> None:
     if not table.num_rows:
         return
     view = st.segmented_control(
-        "show", ("table", "chart"), default="table", required=True, key="show", bind=BOUND,
+        "show", ("table", "chart"), default="table", required=True, key="drawn", bind=BOUND,
         label_visibility="collapsed",
     )  # fmt: skip
     if view == "chart":

@@ -65,7 +65,7 @@ def _controls(desk: Desk, span: Span, kept: Mapping[str, Extraction]) -> tuple[s
         chosen = saes[0] if saes else ""
         if len(saes) > 1:
             chosen = st.selectbox(
-                "SAE", saes, key="sae", bind=BOUND, width=300,
+                "SAE", saes, key="span_sae", bind=BOUND, width=300,
                 format_func=lambda one: f"{one} ✓" if one in kept else one,
                 help="✓ where something was read of this span already.",
             )  # fmt: skip

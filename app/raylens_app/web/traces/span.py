@@ -18,7 +18,7 @@ from raylens_app.web.traces.sae import sae
 from raylens_app.web.traces.words import attributes, words
 
 BOUND: Final = "query-params"
-PART: Final = "part"
+PART: Final = "tab"
 EFFECTS: Final = "ablation and counterfactuals"
 _STATUS: Final[Mapping[str, Badge]] = {"ok": "green", "error": "red"}
 

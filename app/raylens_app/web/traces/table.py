@@ -20,7 +20,7 @@ from raylens_app.web.traces.shelf import models_of
 
 BOUND: Final = "query-params"
 ANY: Final = "any"
-_PAGE: Final = "page"
+_PAGE: Final = "sheet"
 _SIZES: Final = (25, 50, 100)
 _DIGITS: Final = 9
 _EARLIEST: Final = datetime(1970, 1, 1)
@@ -52,7 +52,7 @@ def _asked(desk: Desk) -> tuple[SpanFilter, int]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input(
             "Search",
-            key="text",
+            key="holding",
             bind=BOUND,
             max_chars=500,
             placeholder="text in a span's name, input or output",
@@ -63,7 +63,7 @@ def _asked(desk: Desk) -> tuple[SpanFilter, int]:
         )
         since = _time("since", "Traces with a span that began then or later, UTC.")
         until = _time("until", "Traces with a span that began before, UTC.")
-        size = st.selectbox("rows", _SIZES, index=0, key="rows", bind=BOUND, on_change=_first_page, width=90)
+        size = st.selectbox("rows", _SIZES, index=0, key="listed", bind=BOUND, on_change=_first_page, width=90)
     which = SpanFilter(
         model=None if model == ANY else model, text=clean(text.strip()) or None, since=since, until=until
     )

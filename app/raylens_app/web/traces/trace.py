@@ -12,7 +12,6 @@ from raylens.reports.visible import one_line
 from raylens.store.trace_reader import TraceReader
 from raylens_app.web.desk import Desk
 from raylens_app.web.plain import plain
-from raylens_app.web.registry import link
 from raylens_app.web.rows import ROW_PX, height_of
 from raylens_app.web.states import explained
 from raylens_app.web.traces.shelf import steps_of
@@ -41,7 +40,8 @@ def trace(desk: Desk, reader: TraceReader, trace_id: str, span_id: str) -> None:
     Raises:
         UnknownNameError: There is no such trace.
     """
-    link("traces", "All traces", icon="arrow_back")
+    # A link to this page without its parameters would leave them in the address.
+    st.button("All traces", icon=":material/arrow_back:", type="tertiary", key="all-traces", on_click=_leave)
     number = _number()
     steps, total = steps_of(reader, trace_id, _MOST, (number - 1) * _MOST)
     if not steps and total:
@@ -59,6 +59,11 @@ def trace(desk: Desk, reader: TraceReader, trace_id: str, span_id: str) -> None:
             st.pagination(-(-total // _MOST), key=_MORE, bind="query-params")
     with right, explained():
         span(desk, reader, span_id or steps[0].span_id)
+
+
+def _leave() -> None:
+    for name in (TRACE, SPAN):
+        st.query_params.pop(name, None)
 
 
 def _number() -> int:
