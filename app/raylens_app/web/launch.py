@@ -49,6 +49,7 @@ def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], rea
     from streamlit.web import bootstrap
 
     from raylens_app.web.assets import Assets
+    from raylens_app.web.wrong_paths import WrongPaths
 
     # Streamlit would ask a host on the internet for its own address to compare origins with; --allow-host names those.
     net_util.get_external_ip = lambda: None
@@ -62,7 +63,7 @@ def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], rea
         ready(address(host, port))
         threading.Thread(target=warm, args=(settings,), name="raylens-app-warm", daemon=True).start()
 
-    app = App(SCRIPT, middleware=[Middleware(Assets)])
+    app = App(SCRIPT, middleware=[Middleware(Assets), Middleware(WrongPaths)])
     config = uvicorn.Config(app, host, port, access_log=False, log_config=None, ws="websockets-sansio")
     asyncio.run(_Server(config, begin).serve())
     close_desks()

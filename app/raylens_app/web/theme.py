@@ -40,7 +40,7 @@ _PEAK: Final = ("#1a1f26", "#ffffff")
 _DARK_TEXT_FROM: Final = 5
 """The first level on a dark ground that is light enough for dark text."""
 
-SERIES: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+SERIES: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 """Of charts, on both grounds."""
 
 Badge = Literal["blue", "green", "red", "orange", "gray"]

@@ -87,13 +87,15 @@ def of_sae(candidates: Sequence[Readable], name: str) -> list[Readable]:
     return [one for one in candidates if one.sae in matching]
 
 
-def one_feature(candidates: Sequence[Readable], text: str, *, cache_option: str = "--cache ") -> tuple[Readable, int]:
+def one_feature(
+    candidates: Sequence[Readable], text: str, *, cache_option: str | None = "--cache "
+) -> tuple[Readable, int]:
     """The feature that ``f_<layer>_<index>`` or ``<sae>/<index>`` means.
 
     Args:
         candidates: What can be read.
         text: The name.
-        cache_option: How a cache is named where the name was given, for the error.
+        cache_option: How a cache is named where the name was given, for the error; None where none needs to be.
 
     Raises:
         InputError: It is neither, or it names several features.
@@ -122,11 +124,11 @@ def one_feature(candidates: Sequence[Readable], text: str, *, cache_option: str 
 
 def feature_of_any_cache(candidates: Sequence[Readable], text: str) -> tuple[Readable, int]:
     """As :func:`one_feature`, where it does not matter in which cache its SAE is read: the one merged last is given."""
-    return one_feature(list({one.sae: one for one in candidates}.values()), text)
+    return one_feature(list({one.sae: one for one in candidates}.values()), text, cache_option=None)
 
 
-def _which(candidates: Sequence[Readable], index: int, cache_option: str) -> str:
-    several_caches = len({one.cache_id for one in candidates}) > 1
+def _which(candidates: Sequence[Readable], index: int, cache_option: str | None) -> str:
+    several_caches = cache_option is not None and len({one.cache_id for one in candidates}) > 1
     ways = [
         f"{FeatureId(one.sae, index)}{f' {cache_option}{one.cache_id}' if several_caches else ''}"
         f"{f' ({one.name})' if several_caches and one.name else ''}"

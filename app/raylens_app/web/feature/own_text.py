@@ -26,6 +26,9 @@ def own_text(subject: Subject) -> None:
         sent = st.form_submit_button("Read it", icon=":material/play_arrow:", type="primary")
     if sent and text:
         _read(subject, text)
+    elif sent:
+        st.session_state.pop(_ANSWER, None)
+        st.info("Write a text first.")
     kept = st.session_state.get(_ANSWER)
     if isinstance(kept, ActivateAnswer) and kept.feature_id == str(subject.id):
         _shown(subject, kept)

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from raylens.ids import FeatureId
+from raylens.reports.visible import one_line
 from raylens_app.web.feature.subject import Subject
 from raylens_app.web.registry import go
 
@@ -39,7 +40,7 @@ def _list(subject: Subject, title: str, rows: Sequence[Mapping[str, Any]], measu
         st.caption("none: they are made when a cache is merged with its SAE's weights at hand.")
         return
     said = subject.desk.features.rows_of([subject.one], [(0, row["feature"]) for row in rows])
-    by_index = {row["feature"]: row["label"] or row["explanation"] for row in said}
+    by_index = {row["feature"]: one_line(row["label"] or row["explanation"] or "") or None for row in said}
     shown = [{"feature": row["id"], measure: row[measure], "said of it": by_index.get(row["feature"])} for row in rows]
     columns = {
         measure: st.column_config.ProgressColumn(format="%.2f", min_value=0, max_value=1, width="small", help=says),

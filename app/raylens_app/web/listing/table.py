@@ -10,6 +10,7 @@ import numpy as np
 import streamlit as st
 
 from raylens.ids import FeatureId
+from raylens.reports.visible import one_line
 from raylens.search.features import Hit
 from raylens.store.selection import Readable
 from raylens_app.web.desk import Desk
@@ -145,7 +146,7 @@ def _cells(desk: Desk, asked: Asked, listed: Listed) -> list[dict[str, Any]]:
             {
                 "feature": one.short(row["feature"]) + (f" {_STAR}" if row["starred"] else ""),
                 **({"fits": hit.score, "meaning": hit.similarity} if hit else {}),
-                "said": said,
+                "said": one_line(said) if said else None,
                 "score": row["score"],
                 **{name: score(figures.get(name)) for name in scorers},
                 "density": 100 * row["density"],

@@ -7,6 +7,7 @@ from typing import Final
 
 import streamlit as st
 
+from raylens.errors import RaylensError
 from raylens_app.web.desk import Desk
 from raylens_app.web.feature.causes import causes
 from raylens_app.web.feature.explanations import explanations
@@ -36,13 +37,21 @@ def show(desk: Desk) -> None:
         st.markdown("Name a feature above, as `f_3_17` or `raylens-pico-res/layer_3/17`, or choose one of the list.")
         return
     with explained():
-        subject = Subject(desk, *desk.features.find(name, st.query_params.get("cache")))
+        subject = _subject(desk, name)
         head(subject)
         part = st.segmented_control(
             "part", tuple(_PARTS), default=_FIRST, required=True, key="part", bind=BOUND, label_visibility="collapsed"
         )
         with explained():
             _PARTS[part or _FIRST](subject)
+
+
+def _subject(desk: Desk, name: str) -> Subject:
+    try:
+        return Subject(desk, *desk.features.find(name, st.query_params.get("cache")))
+    except RaylensError:
+        st.title("Feature")
+        raise
 
 
 def _jump() -> None:

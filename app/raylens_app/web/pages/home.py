@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from raylens.reports.visible import one_line
 from raylens.store.contents import CacheContents, Contents
 from raylens_app.web.desk import Desk
 from raylens_app.web.numbers import count
@@ -63,7 +64,7 @@ def _figures(found: Contents) -> None:
 def _caches(found: Contents) -> None:
     def row(one: CacheContents) -> dict[str, object]:
         return {
-            "cache": one.name or one.cache_id,
+            "cache": one_line(one.name) if one.name else one.cache_id,
             "model": one.model,
             "tokens": one.n_tokens,
             "documents": one.n_documents,

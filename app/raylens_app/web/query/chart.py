@@ -70,6 +70,11 @@ def chart(table: pa.Table) -> None:
     drawn = drawn.encode(x=across, y=up, tooltip=tooltip)
     if by != _NONE:
         drawn = drawn.encode(color=alt.Color("by:N", scale=alt.Scale(range=list(SERIES)), title=by))
+        # Told apart without colours, too; parts of a bar stand in the order of the legend.
+        if kind == "points":
+            drawn = drawn.encode(shape=alt.Shape("by:N", title=by))
+        elif kind == "line":
+            drawn = drawn.encode(strokeDash=alt.StrokeDash("by:N", title=by))
     draw(drawn.properties(height=_HEIGHT))
 
 

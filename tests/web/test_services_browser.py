@@ -1,37 +1,41 @@
-"""A span's features in a real browser, over real services; and a query of one's own."""
+"""Stories in a real browser over real services: a span's features, a sentence of one's own, patches; and SQL."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from app_process import AppProcess, app_process
-from browsed import PICO, make_browsed
+from browsed import PICO, PICO_CACHE, make_browsed
 from browser import browser, choose_row, heading, session, settled
+from explained import explanation, write
 from gateway_here import TOKEN, Here, gateway_here
 from raylens.labels.span_labels import feature_line
 
+TEXT = "def area(self, radius):\n    return self.x * radius ** 2  # an area\n"
 EVIL = "<img src=x onerror=\"document.title='owned'\"> \u202eabc"
 
 
 @dataclass(frozen=True)
 class Story:
-    """An app over services, with a trace of two spans."""
+    """An app over services, with a trace of two spans, and a feature that is explained and fires on :data:`TEXT`."""
 
     app: AppProcess
     here: Here
     spans: tuple[str, ...]
+    feature: int
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("traces-browser") / "workspace"
-    make_browsed(folder)
+    workspace = make_browsed(folder)
     with gateway_here(folder, models=[{"model": "raylens/pico", "saes": [str(PICO)]}]) as here:
         spans = here.client.traces.add(
             [
@@ -43,8 +47,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                 },
             ]
         )  # fmt: skip
+        peaks = {index: here.client.features.activate(f"{PICO}/{index}", TEXT).peak for index in range(12)}
+        feature = max(peaks, key=lambda index: peaks[index])
+        write(workspace.cache(PICO_CACHE), "one", [explanation(feature, "names of attributes")], sae=PICO)
         with app_process(folder, RAYLENS_URL=here.url, RAYLENS_API_TOKEN=TOKEN) as app:
-            yield Story(app, here, spans)
+            yield Story(app, here, spans, feature)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +149,65 @@ def test_a_narrow_window_needs_no_scrolling_to_the_side(chrome: Browser, story: 
         settled(page)
         main = page.locator('[data-testid="stMain"]')
         assert main.evaluate("one => one.scrollWidth <= one.clientWidth + 1")
+
+
+# The analyst's story: found by what it means, tried on a sentence.
+def test_a_feature_is_found_by_meaning_and_a_sentence_is_tested_on_it(chrome: Browser, story: Story) -> None:
+    answer = story.here.client.features.activate(f"{PICO}/{story.feature}", TEXT)
+    assert answer.peak > 0
+    with session(chrome) as (page, _):
+        page.goto(f"{story.app.url}/features?from_cache={PICO_CACHE}")
+        heading(page, "Features")
+        search = page.get_by_role("textbox", name="Search")
+        search.fill("what the fields of objects are called")  # no word of what is said
+        search.press("Enter")
+        expect(page.get_by_text("1 to 1 of 1 features")).to_be_visible()
+        settled(page)
+        choose_row(page, 0)
+        heading(page, f"f_3_{story.feature}")
+        page.get_by_role("radio", name="your text").click()
+        page.get_by_role("button", name="Read it").click()
+        expect(page.get_by_text("Write a text first.")).to_be_visible()
+        page.get_by_role("textbox", name="A text of your own").fill(TEXT)
+        page.get_by_role("button", name="Read it").click()
+        peak = page.locator(".rl-tokens .rl-peak")
+        expect(peak).to_have_count(1)
+        expect(peak).to_have_attribute("title", f"{answer.peak:.9g}")
+
+
+# A3.05, in a browser: a patch is made, switched off and on, taken home and brought to another session.
+def test_a_patch_is_toggled_and_the_probabilities_move(chrome: Browser, story: Story, tmp_path: Path) -> None:
+    with session(chrome) as (page, _):
+        page.goto(f"{story.app.url}/workbench?prompt=def+area(radius):&feature=f_3_{story.feature}")
+        page.get_by_role("button", name="Load").click()
+        expect(page.get_by_text("no patch is on")).to_be_visible()
+        page.get_by_role("button", name="Add patch").click()
+        expect(page.get_by_text("1 patch on")).to_be_visible()
+        (name,) = query(page)["session"]
+        bench = story.here.client.workbench(name)
+        on = bench.infer(text="def area(radius):")
+        assert max(abs(one.patched - one.baseline) for one in on.next) > 1e-4
+        # The switch itself is not to be seen; what is clicked is its label.
+        page.locator('[data-testid="stCheckbox"] label').first.click()
+        expect(page.get_by_text("no patch is on")).to_be_visible()
+        assert not bench.patches()[0].enabled
+        off = bench.infer(text="def area(radius):")
+        assert [one.patched for one in off.next] == [one.baseline for one in off.next]
+        page.locator('[data-testid="stCheckbox"] label').first.click()
+        expect(page.get_by_text("1 patch on")).to_be_visible()
+        page.get_by_text("Take patches home, or bring some").click()
+        with page.expect_download() as taken:
+            page.get_by_role("button", name="as JSON").click()
+        taken.value.save_as(tmp_path / "patch.json")
+    with session(chrome) as (page, _):
+        page.goto(f"{story.app.url}/workbench?prompt=def+area(radius):")
+        page.get_by_role("button", name="Load").click()
+        expect(page.get_by_text("no patch is on")).to_be_visible()
+        page.get_by_text("Take patches home, or bring some").click()
+        page.locator('input[type="file"]').first.set_input_files(tmp_path / "patch.json")
+        page.get_by_role("button", name="Add it").click()
+        expect(page.get_by_text("1 patch on")).to_be_visible()
+        (other,) = query(page)["session"]
+        assert other != name
+        brought = story.here.client.workbench(other).infer(text="def area(radius):")
+        assert [one.patched for one in brought.next] == [one.patched for one in on.next]
