@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
@@ -77,3 +78,10 @@ def titles(spec: dict[str, Any]) -> set[str]:
     title = spec["title"]
     axes = {one["title"] for one in spec["encoding"].values() if isinstance(one, dict) and one.get("title")}
     return {title if isinstance(title, str) else title["text"], *axes}
+
+
+def points(app: AppTest) -> dict[str, list[Any]]:
+    """What the chart of a page is given, by column."""
+    (one,) = app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
+    with pa.ipc.open_stream(one.proto.data.data) as stream:  # pyright: ignore[reportAttributeAccessIssue]
+        return stream.read_all().to_pydict()

@@ -30,7 +30,7 @@ def make_browsed(folder: str | Path) -> Workspace:
     """A cache of a small SAE, explained, scored and labelled; and one of an SAE of pico's, under its own name."""
     workspace = Workspace.open(folder, create=True)
     make_cache(workspace, sae=PICO, cache_id=PICO_CACHE)
-    cache = make_cache(workspace)
+    cache = make_cache(workspace, mapped=True)
     rows = [explanation(1, "requests for the second word"), explanation(2, "harmful words"), explanation(3, None)]
     scores = [
         score(1, 0.75, ci_low=0.5, ci_high=0.9),

@@ -28,14 +28,16 @@ def make_cache(
     cache_id: str = CACHE_ID,
     scale: float = 1.0,
     tokens: Mapping[int, Sequence[str]] | None = None,
+    mapped: bool = False,
+    neuronpedia_id: str | None = None,
 ) -> CacheStore:
-    """Four windows ``BOS w1 … w5``; ``tokens`` are what some features promote.
+    """Four windows ``BOS w1 … w5``; ``tokens`` are what some features promote, and ``mapped`` ones lie on a grid.
 
     Feature f < 4 fires in windows from f on, at position 1 + f, with ``scale * (window + 1)``; feature 5 on BOS alone.
     """
     cache = workspace.cache(cache_id)
     cache.write_info({"model": "raylens/tiny", "name": "tiny", "prefix_ids": [0]})
-    cache.write_sae(sae, {"spec": {"layer": 3, "hook": "resid_post.3", "neuronpedia_id": None}})
+    cache.write_sae(sae, {"spec": {"layer": 3, "hook": "resid_post.3", "neuronpedia_id": neuronpedia_id}})
     n, words = 4, [f"w{place} " for place in range(1, 6)]
     offsets = [0, *np.cumsum([0, *map(len, words)])[:-1].tolist()]
     windows = [
@@ -95,5 +97,8 @@ def make_cache(
             write_feature_table(cache, sae, "logits", pa.Table.from_pylist(logits, schema.LOGITS), {"made": "test"}),
             write_feature_table(cache, sae, "neighbours", pa.Table.from_pylist(near, schema.NEIGHBOURS), {"made": "t"}),
         ]
+        if mapped:
+            places = [{"feature": f, "x": float(f % 4), "y": float(f // 4)} for f in range(D_SAE)]
+            entries.append(write_feature_table(cache, sae, "map", pa.Table.from_pylist(places, schema.MAP), {"m": "t"}))
         finish_merge(cache, lock, windows=[shard], merges=[plan], entries=entries)
     return cache

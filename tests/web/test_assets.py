@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from app_process import app_process
 from raylens_app.web.assets import FOLDER, Assets
+from raylens_app.web.wrong_paths import WrongPaths
 
 APP = PlainTextResponse("the app's")
 
@@ -47,6 +48,23 @@ def test_all_else_is_the_apps(client: TestClient, path: str) -> None:
 
 def test_what_is_sent_to_a_file_is_the_apps(client: TestClient) -> None:
     assert client.post("/static/js/one.abc.js").text == "the app's"
+
+
+@pytest.mark.parametrize(
+    ("path", "leads_to"),
+    [
+        ("/feature/x?id=a%2Fb", "/feature?id=a%2Fb"),
+        ("/home/", None),
+        ("/sql/a/b", "/sql"),
+        ("/feature", None),
+        ("/feature/_stcore/health", None),
+        ("/static/feature/x", None),
+        ("//evil.example/feature", None),
+    ],
+)
+def test_what_lies_below_a_page_leads_to_the_page(path: str, leads_to: str | None) -> None:
+    answer = TestClient(WrongPaths(APP)).get(f"http://testserver{path}", follow_redirects=False)
+    assert (answer.status_code, answer.headers.get("location")) == (307 if leads_to else 200, leads_to)
 
 
 def test_the_app_serves_every_file_of_streamlit(tmp_path: Path) -> None:

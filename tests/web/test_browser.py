@@ -83,6 +83,22 @@ def test_a_list_is_restored_by_its_address(chrome: Browser, app: AppProcess) -> 
         assert query(page)["fires"] == ["yes"]
 
 
+@pytest.mark.parametrize("view", ["map", "scatter"])
+def test_a_point_that_is_chosen_leads_to_its_feature(chrome: Browser, app: AppProcess, view: str) -> None:
+    with session(chrome) as (page, _):
+        page.goto(f"{app.url}/features?from_cache={CACHE_ID}&view={view}")
+        point = page.locator('[data-testid="stVegaLiteChart"] .mark-symbol.role-mark path').first
+        expect(point).to_be_visible()
+        settled(page)
+        point.hover()
+        tip = page.locator("#vg-tooltip-element.visible")
+        expect(tip).to_be_visible()
+        name = re.search(r"f_3_\d+", tip.inner_text())
+        assert name is not None
+        point.click()
+        heading(page, name[0])
+
+
 def test_two_sessions_do_not_see_each_others_state(chrome: Browser, app: AppProcess) -> None:
     with session(chrome) as (one, _), session(chrome) as (other, _):
         for page in (one, other):

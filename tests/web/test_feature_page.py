@@ -63,6 +63,13 @@ def test_it_leads_to_the_workbench_with_the_feature_in_its_form(browsed: Workspa
     assert parse_qs(link.query_string) == {"feature": [ONE]}
 
 
+def test_it_leads_to_neuronpedia_where_the_sae_is_there(browsed: Workspace) -> None:
+    make_cache(browsed, cache_id="b" * 16, neuronpedia_id="gpt2-small/3-res-jb")
+    assert not feature(cache=CACHE_ID).get("link_button")
+    (link,) = (one.proto for one in feature(cache="b" * 16).get("link_button"))  # pyright: ignore[reportAttributeAccessIssue]
+    assert (link.label, link.url) == ("View on Neuronpedia", "https://www.neuronpedia.org/gpt2-small/3-res-jb/1")
+
+
 def test_explanations_stand_with_their_scores_and_details(browsed: Workspace) -> None:
     app = feature(part="explanations")
     assert "requests for the second word" in said(app)
@@ -104,9 +111,20 @@ def test_charts_of_activations_and_logits(browsed: Workspace) -> None:
 def test_a_feature_that_does_not_exist_is_said_and_nothing_breaks(browsed: Workspace, name: str, says: str) -> None:
     app = feature(name)
     [error] = app.error
+    assert app.title[0].value == "Feature"
     assert says in said(app)
     assert "<script>" not in error.value
     assert "](" not in error.value, "what was typed is not Markdown"
+
+
+def test_a_name_of_several_features_is_refused_with_names_of_one(browsed: Workspace) -> None:
+    app = page("feature", id="f_3_1")
+    (error,) = app.error
+    hint = error.value.replace("\\", "").partition("write one of ")[2].rstrip(".")
+    names = hint.split(", ")
+    assert sorted(names) == ["raylens-pico-res/layer_3/1", "tiny-res/layer_3/1"]
+    for name in names:
+        assert not page("feature", id=name).error
 
 
 def test_a_cache_that_does_not_exist_is_said(browsed: Workspace) -> None:

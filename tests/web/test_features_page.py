@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app_here import app_on, charts, page, run, said, titles
+from app_here import app_on, charts, page, points, run, said, titles
+from browsed import PICO_CACHE
 from raylens.ids import FeatureId
 from raylens.store.labels import Labels
 from raylens.store.workspace import Workspace
@@ -113,7 +114,12 @@ def test_charts_say_what_they_show_or_what_is_missing(browsed: Workspace) -> Non
         "F1 of the best explanation, mean over scorers",
         "bucket",
     }
-    assert "There is no map of these features." in said(listed(view="map"))
+    mapped = listed(view="map")
+    [chart] = charts(mapped)
+    assert titles(chart) == {f"Decoder directions of {SAE}", "t-SNE 1 (no unit)", "t-SNE 2 (no unit)", "bucket"}
+    places = points(mapped)
+    assert {*zip(places["name"], places["x"], places["y"], strict=True)} >= {("f_3_1", 1.0, 0.0), ("f_3_6", 2.0, 1.0)}
+    assert "There is no map of these features." in said(page("features", from_cache=PICO_CACHE, view="map"))
 
 
 def test_a_million_features_are_paged_where_they_are_stored(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app_here import charts, page, run, said, titles
+from app_here import charts, page, points, run, said, titles
 from raylens.store.sql import query
 from raylens.store.view_schemas import VIEWS
 from raylens.store.workspace import Workspace
@@ -49,13 +48,6 @@ def typed(sql: str) -> AppTest:
     app = page("sql")
     app.text_area(key="sql").set_value(sql)
     return done(press(app, "Run"))
-
-
-def points(app: AppTest) -> dict[str, list[Any]]:
-    """What the chart of a page is given, by column."""
-    (one,) = app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
-    with pa.ipc.open_stream(one.proto.data.data) as stream:  # pyright: ignore[reportAttributeAccessIssue]
-        return stream.read_all().to_pydict()
 
 
 def test_a_query_that_is_typed_runs_and_stands_in_the_address(browsed: Workspace) -> None:
@@ -198,6 +190,9 @@ def test_any_name_of_a_column_can_be_drawn(browsed: Workspace) -> None:
     app = asked(sql, drawn="chart", x="a.b[0]", y="density", by="a.b[0]")
     assert titles(charts(app)[0]) == {"a.b[0]", "density by a.b[0]", "density (share of tokens)"}
     assert set(points(app)["by"]) == {"tiny-res/layer_3", "raylens-pico-res/layer_3"}
+    for kind, channel in (("points", "shape"), ("line", "strokeDash")):  # not by colours alone
+        (chart,) = charts(asked(sql, drawn="chart", chart=kind, x="a.b[0]", y="density", by="a.b[0]"))
+        assert chart["encoding"][channel]["field"] == "by"
     app = asked("SELECT 'text' AS only", drawn="chart")
     assert "No column of this result holds numbers." in said(app)
 
