@@ -10,7 +10,6 @@ session before, as it is for all analysts but one. It is measured in a browser t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,11 @@ new MutationObserver(changes => {
   if (main && changes.some(one => main.contains(one.target))) watched.last = performance.now();
 }).observe(document, {subtree: true, childList: true, characterData: true, attributes: true});
 """
+
+_SAYS = """parameter => parameter ? location.search.includes(parameter)
+  : !/[?&](windows|part|order)=/.test(location.search)"""
+"""The address holds a parameter; none of those that are clicked here, where it is empty."""
+_PARTS = (("activations and logits", "part=activations"), ("explanations", "part=explanations"), ("windows", ""))
 
 _SIZES = {"16k": 16_000, "1m": 1_000_000}
 
@@ -62,7 +66,7 @@ def _sized(folder: Path, n: int, chrome: Any, scale: float) -> dict[str, Any]:
         with _Many(chrome, 1) as (page,):
             _first(page, f"{app.url}/features")
         before = tree_pss(app.process.pid)
-        pages, again, clicks = [], [], []
+        pages, again, on_a_feature, on_the_list = [], [], [], []
         with _Many(chrome, sessions) as opened:
             for page in opened:
                 pages.append(_first(page, f"{app.url}/features"))
@@ -70,17 +74,25 @@ def _sized(folder: Path, n: int, chrome: Any, scale: float) -> dict[str, Any]:
             for page in opened:
                 page.goto("about:blank")
                 again.append(_first(page, f"{app.url}/features"))
+            n = max(3, int(10 * scale))
             for page in opened[:2]:
-                clicks += _clicks(page, f"{app.url}/feature?id={WIDE}/0", max(3, int(15 * scale)))
+                on_a_feature += _on_a_feature(page, f"{app.url}/feature?id={WIDE}/0", n)
+                on_the_list += _on_the_list(page, f"{app.url}/features", n)
     return {
         "app_page_p50_s": round(float(np.median(pages)), 3),
         "app_page_max_s": round(max(pages), 3),
         "app_again_p50_s": round(float(np.median(again)), 3),
-        "app_click_p50_ms": round(float(np.median(clicks)) * 1e3, 1),
-        "app_click_p95_ms": round(float(np.quantile(clicks, 0.95)) * 1e3, 1),
+        "app_click_p50_ms": _ms([*on_a_feature, *on_the_list], 0.5),
+        "app_click_p95_ms": _ms([*on_a_feature, *on_the_list], 0.95),
+        "app_click_on_a_feature_p95_ms": _ms(on_a_feature, 0.95),
+        "app_click_on_the_list_p95_ms": _ms(on_the_list, 0.95),
         "app_session_mb": round(held / sessions / 1e6, 2),
         "app_process_mb": round(before / 1e6, 1),
     }
+
+
+def _ms(seconds: list[float], share: float) -> float:
+    return round(float(np.quantile(seconds, share)) * 1e3, 1)
 
 
 class _Many:
@@ -108,38 +120,39 @@ def _first(page: Any, url: str) -> float:
     return page.evaluate("() => watched.last / 1000")
 
 
-def _clicks(page: Any, url: str, n: int) -> list[float]:
+def _on_a_feature(page: Any, url: str, n: int) -> list[float]:
     """Seconds of clicks on a feature's page: to the next feature, and to other windows and parts of it."""
-    page.goto(url)
-    page.get_by_role("heading", level=1).first.wait_for()
-    _quiet(page)
+    _open(page, url)
     found: list[float] = []
     for _ in range(n):
         title = page.get_by_role("heading", level=1).first.inner_text()
-        found.append(
-            _timed(
-                page,
-                lambda: page.get_by_role("button", name="next").click(),
-                "title => document.querySelector('h1').innerText !== title",
-                title,
-            )
-        )
-        for name in ("quantile", "top"):
-            found.append(
-                _timed(
-                    page,
-                    lambda name=name: page.get_by_role("radio", name=name, exact=True).click(),
-                    "name => name === 'top' ? !location.search.includes('windows=')"
-                    " : location.search.includes('windows=' + name)",
-                    name,
-                )
-            )
+        changed = "title => document.querySelector('h1').innerText !== title"
+        found.append(_timed(page, page.get_by_role("button", name="next"), changed, title))
+        for name, parameter in (("quantile", "windows=quantile"), ("top", ""), *_PARTS):
+            found.append(_timed(page, page.get_by_role("radio", name=name, exact=True), _SAYS, parameter))
     return found
 
 
-def _timed(page: Any, act: Callable[[], None], changed: str, argument: str) -> float:
+def _on_the_list(page: Any, url: str, n: int) -> list[float]:
+    """Seconds of clicks on the list of features: to another order and back, and to the next page."""
+    _open(page, url)
+    found: list[float] = []
+    for at in range(n):
+        order = ("up", "order=up") if at % 2 == 0 else ("down", "")
+        found.append(_timed(page, page.get_by_role("radio", name=order[0], exact=True), _SAYS, order[1]))
+        found.append(_timed(page, page.get_by_role("button", name="Next page"), _SAYS, "page=2"))
+    return found
+
+
+def _open(page: Any, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("heading", level=1).first.wait_for()
+    _quiet(page)
+
+
+def _timed(page: Any, control: Any, changed: str, argument: str) -> float:
     """Seconds from the click to the last change that it made to the page, likewise."""
-    act()
+    control.click()
     page.wait_for_function(changed, arg=argument)
     _quiet(page)
     return page.evaluate("() => (watched.last - watched.clicked) / 1000")

@@ -2,7 +2,8 @@
 
 Figures of detectors are worked out from the rows of the bundle, of held-out families, at the threshold that was fixed
 on development ones; ``results/audit.svg`` draws them. Seconds are those of an audit of the suite ``minimal`` against
-pico on a Ray that is up, its actors' start included: of a first candidate, and of a second one of the same reference.
+pico on a Ray that is up, of two candidates of one command: the first with the start of the actors and all that is of
+the reference, the second by the same actors.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit import Request, run_audit
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
+from raylens_jobs.audit_workers import AuditWorkers
 from raylens_jobs.cluster import cluster
 
 SAE: Final = "raylens-pico-res/layer_3"
@@ -75,16 +77,16 @@ def seconds(folder: Path) -> dict[str, Any]:
     candidates = [weakened(adapter, folder / f"candidate-{share}", share) for share in (0.9, 0.8)]
     workspace = Workspace.open(folder / "workspace", create=True)
     plan = plan_audit(AuditConfig.of({"sae": SAE, "workers": 2, "threads": 1}), workspace.url)
-    with cluster(None):
-        laps = [timed(workspace, plan, one) for one in candidates]
+    with cluster(None), AuditWorkers() as workers:
+        laps = [timed(workspace, plan, one, workers) for one in candidates]
     return {"audit_first_s": laps[0], "audit_second_s": laps[1]}
 
 
-def timed(workspace: Workspace, plan: AuditPlan, candidate: Path) -> float:
+def timed(workspace: Workspace, plan: AuditPlan, candidate: Path, workers: AuditWorkers) -> float:
     """Seconds of one audit, its files written."""
     began = time.perf_counter()
     with RunJournal.start(workspace.files, "audit", {}) as journal:
-        run_audit(workspace, plan, Request(str(candidate)), journal)
+        run_audit(workspace, plan, Request(str(candidate)), journal, auditing=workers)
     return round(time.perf_counter() - began, 1)
 
 
