@@ -10,8 +10,8 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from app_process import app_process
-from raylens_app.web.assets import FOLDER, Assets
-from raylens_app.web.wrong_paths import WrongPaths
+from raylens_app.web.http.assets import FOLDER, Assets
+from raylens_app.web.http.wrong_paths import WrongPaths
 
 APP = PlainTextResponse("the app's")
 

@@ -6,18 +6,12 @@ anybody, tracebacks stay in the log, and files are not watched.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
-
-import uvicorn
-from starlette.middleware import Middleware
 
 from raylens.errors import InputError, RaylensError
 from raylens_app.web.settings import AppSettings
@@ -25,8 +19,6 @@ from raylens_app.web.settings import AppSettings
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 SCRIPT: Final = Path(__file__).parent / "script" / "main.py"
 """What Streamlit runs. In a folder of its own: a folder ``pages`` beside it Streamlit would take for pages itself."""
-_END_S: Final = 5.0
-"""After a signal: sessions are told, and what still works is left then."""
 
 
 def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], ready: Callable[[str], None]) -> None:
@@ -45,11 +37,9 @@ def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], rea
     require_free(host, port)
     settings.write()
     from streamlit import net_util
-    from streamlit.starlette import App
     from streamlit.web import bootstrap
 
-    from raylens_app.web.assets import Assets
-    from raylens_app.web.wrong_paths import WrongPaths
+    from raylens_app.web.http.server import hold_up
 
     # Streamlit would ask a host on the internet for its own address to compare origins with; --allow-host names those.
     net_util.get_external_ip = lambda: None
@@ -63,9 +53,7 @@ def serve(settings: AppSettings, host: str, port: int, names: Sequence[str], rea
         ready(address(host, port))
         threading.Thread(target=warm, args=(settings,), name="raylens-app-warm", daemon=True).start()
 
-    app = App(SCRIPT, middleware=[Middleware(Assets), Middleware(WrongPaths)])
-    config = uvicorn.Config(app, host, port, access_log=False, log_config=None, ws="websockets-sansio")
-    asyncio.run(_Server(config, begin).serve())
+    hold_up(SCRIPT, host, port, begin)
     close_desks()
 
 
@@ -87,40 +75,6 @@ def warm(settings: AppSettings) -> None:
     for page in PAGES:
         importlib.import_module(f"raylens_app.web.pages.{page.name}")
     importlib.import_module("raylens_app.web.charts")
-
-
-class _Server(uvicorn.Server):
-    """Says when it is ready, and has an end: Streamlit's own ``run`` does neither.
-
-    Args:
-        config: What to serve, and where.
-        ready: Called once it answers.
-    """
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Bind, and say so."""
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """End at the first signal, and with exit code 0: uvicorn would raise it again when all is closed."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
-        yield
-
-    def _stop(self) -> None:
-        # A page that still works, or a browser that does not let go, must not hold the end up.
-        late = threading.Timer(_END_S, os._exit, [0])
-        late.daemon = True
-        late.start()
-        self.should_exit = True
 
 
 def server_options(host: str, port: int, names: Sequence[str]) -> dict[str, object]:
