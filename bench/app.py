@@ -24,12 +24,15 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 _QUIET_MS = 400
 """Without a change, after which a click is taken to be done."""
 # Of what stands in the page itself: Streamlit's sign that it runs stands outside, and goes a while after all is drawn.
+# Inside a canvas stands what screen readers are told of a table; it is written a quarter of a second after the picture.
 _WATCH = """
 window.watched = {clicked: NaN, last: 0};
 window.addEventListener("pointerdown", () => { watched.clicked = watched.last = performance.now(); }, true);
 new MutationObserver(changes => {
   const main = document.querySelector('[data-testid="stMain"]');
-  if (main && changes.some(one => main.contains(one.target))) watched.last = performance.now();
+  const told = one => one.target.parentElement?.closest("canvas")
+    || (one.target.nodeName === "CANVAS" && one.type === "childList");
+  if (main && changes.some(one => main.contains(one.target) && !told(one))) watched.last = performance.now();
 }).observe(document, {subtree: true, childList: true, characterData: true, attributes: true});
 """
 
