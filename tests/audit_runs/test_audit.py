@@ -312,7 +312,7 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_bytes(
     """A whole process with a Ray of its own is killed; what it left is gone on with here, as if nothing had been."""
     monkeypatch.chdir(base)
     words = ["audit", "run", "-c", str(tuned), "--suite", "suite.yaml", "--score-method", "abs_diff_topk", "-s", SAE,
-             "--no-trigger-search", "--max-new-tokens", "6", "--workers", "1"]  # fmt: skip
+             "--no-trigger-search", "--max-new-tokens", "6", "--workers", "1", "--threads", "1"]  # fmt: skip
     killed = subprocess.Popen(
         [sys.executable, "-m", "raylens", "--workspace", str(base / "killed"), *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

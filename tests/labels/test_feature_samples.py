@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browsed import make_browsed
+from browsed import PICO_CACHE, make_browsed
 from raylens.catalog import Catalog
 from raylens.labels.feature_list import Wanted
 from raylens.labels.workspace_features import WorkspaceFeatures
@@ -79,5 +79,7 @@ def test_a_search_among_some_finds_no_other(features: WorkspaceFeatures, chosen:
     assert {hit.feature for hit in features.search(chosen, "word words", None, 10, 0, among).hits} == {1}
 
 
-def test_a_map_that_was_not_made_has_no_places(features: WorkspaceFeatures, chosen: list[Readable]) -> None:
-    assert features.map_of(chosen[0], [1, 2]) == {}
+def test_a_map_has_places_where_one_was_made(features: WorkspaceFeatures, chosen: list[Readable]) -> None:
+    assert features.map_of(chosen[0], [6, 1, 99]) == {1: (1.0, 0.0), 6: (2.0, 1.0)}
+    (other,) = features.chosen(PICO_CACHE, None)
+    assert features.map_of(other, [1, 2]) == {}
