@@ -81,5 +81,5 @@ def test_a_search_among_some_finds_no_other(features: WorkspaceFeatures, chosen:
 
 def test_a_map_has_places_where_one_was_made(features: WorkspaceFeatures, chosen: list[Readable]) -> None:
     assert features.map_of(chosen[0], [6, 1, 99]) == {1: (1.0, 0.0), 6: (2.0, 1.0)}
-    (other,) = features.chosen(PICO_CACHE, None)
+    (other,) = features.chosen(None, PICO_CACHE)
     assert features.map_of(other, [1, 2]) == {}
