@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from raylens.audit.slots import Place
 from raylens.engine.candidates import load_candidate
+from raylens.engine.dedicated import dedicate
 from raylens.engine.generation import generate
 from raylens.engine.insert_scan import drive, pieces, pieces_for, scan_inserts
 from raylens.engine.insert_trials import continuation_log_probs
@@ -25,7 +25,7 @@ from raylens.engine.trigger_search import Hit, Scan, SearchSettings, grow, try_p
 from raylens.engine.weight_projection import weight_projection
 from raylens.errors import RaylensError
 from raylens_jobs.audit_forms import Form
-from raylens_jobs.workers import this_process
+from raylens_jobs.processes import this_process
 
 Who = Literal["reference", "candidate"]
 
@@ -58,7 +58,7 @@ class AuditActor:
     """
 
     def __init__(self, subjects: Subjects, threads: int) -> None:
-        torch.set_num_threads(threads)
+        dedicate(threads)
         self._reference = load_model(
             subjects.reference, revision=subjects.revision, dtype=subjects.dtype, device=subjects.device
         )
@@ -174,7 +174,7 @@ class AuditActor:
         return None if self._sae is None else self._sae.sae.W_dec.detach().float().cpu().numpy()
 
     def process(self) -> str:
-        """Where this runs, for :func:`raylens_jobs.workers.await_exit`."""
+        """Where this runs, for :func:`raylens_jobs.processes.await_exit`."""
         return this_process()
 
     def _model(self, who: Who, candidate: str) -> LoadedModel:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, Self
 import ray
 
 from raylens_jobs.audit_actor import AuditActor
-from raylens_jobs.workers import await_exit
+from raylens_jobs.processes import await_exit
 
 _ANSWER_S: Final = 10.0
 

@@ -31,8 +31,10 @@ from raylens.store.workspace import CacheStore, Workspace
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.encoder import ShardEncoder
 from raylens_jobs.failures import ray_failures
+from raylens_jobs.processes import await_exit
+from raylens_jobs.row_stream import stream
 from raylens_jobs.windower import BlockSource, ShardRecipe, blocks_wanted, nothing_missing
-from raylens_jobs.workers import Workers, await_exit, choose_workers, stream
+from raylens_jobs.workers import Workers, choose_workers
 
 
 @dataclass(frozen=True, slots=True)

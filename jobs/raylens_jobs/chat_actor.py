@@ -30,11 +30,11 @@ class ChatActor:
         """
         import torch
 
+        from raylens.engine.dedicated import dedicate
         from raylens.engine.load import load_model
         from raylens.engine.local_chat import LocalChat
 
-        # Every further thread than the cores it has makes torch slower, by up to six times.
-        torch.set_num_threads(threads)
+        dedicate(threads)
         device = settings.device
         if device == "auto" and not gpus and torch.cuda.is_available():
             device = "cpu"  # Ray gave it no GPU, though the machine has some

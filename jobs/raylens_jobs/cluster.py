@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-import ray.data
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -39,7 +38,7 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not _verbose():
+    if not is_verbose():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
@@ -54,31 +53,22 @@ def cluster(address: str | None, num_cpus: int | None = None) -> Iterator[None]:
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        with without_chatter(verbose=_verbose()):
+        with without_chatter(verbose=is_verbose()):
             if address is not None:
                 bring_token(address)
             ray.init(address or "local", **options)  # pyright: ignore[reportArgumentType]  (keywords are checked by Ray)
     except (ConnectionError, AuthenticationError) as error:
         raise no_connection(address, error) from error
-    _quiet()
+    if not is_verbose():
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _quiet() -> None:
-    """Ray Data talks about itself on stderr, where progress is; ``--verbose`` lets it.
-
-    Errors too: it logs the trace of each one that it also raises, and a failure is one line here.
-    """
-    if not _verbose():
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        ray.data.DataContext.get_current().issue_detectors_config.detectors = []
-
-
-def _verbose() -> bool:
+def is_verbose() -> bool:
+    """Whether a person wants to hear what Ray says about itself."""
     return logging.getLogger("raylens").isEnabledFor(logging.DEBUG)
 
 

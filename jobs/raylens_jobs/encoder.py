@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from raylens.config import CacheConfig
+from raylens.engine.dedicated import dedicate
 from raylens.engine.encode import encode_sparse
 from raylens.engine.load import LoadedModel, load_model
 from raylens.engine.sae_choice import SaeChoice
@@ -28,7 +29,7 @@ from raylens.store.shards import write_shard
 from raylens.store.windows import read_windows_shard
 from raylens.store.workspace import Workspace
 from raylens_jobs.memory import release
-from raylens_jobs.workers import this_process
+from raylens_jobs.processes import this_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,7 @@ class ShardEncoder:
     def __init__(
         self, workspace_url: str, cache_id: str, config: CacheConfig, saes: Mapping[str, SaeChoice], threads: int
     ) -> None:
-        # Every further thread than the cores it has makes torch slower, by up to six times.
-        torch.set_num_threads(threads)
+        dedicate(threads)
         device = "auto" if torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else "cpu"
         device = config.device if config.device != "auto" else device
         self._config = config

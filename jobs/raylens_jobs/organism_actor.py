@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from raylens.audit.slots import Place
 from raylens.engine.candidates import load_candidate
 from raylens.engine.generation import generate
@@ -75,7 +73,6 @@ class OrganismActor:
     """
 
     def __init__(self, setting: Setting, shared: Parts) -> None:
-        torch.set_num_threads(setting.threads)
         self._setting = setting
         self._actor = AuditActor(setting.subjects, setting.threads)
         self._auditor = Auditor(InProcess(self._actor), setting.task, shared)

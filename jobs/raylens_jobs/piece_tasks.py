@@ -57,6 +57,7 @@ class Embedding:
         """
         if self.ref is None:
             return bundled
+        from raylens.engine.dedicated import dedicate
         from raylens.engine.text_embedding import load_embedding, locate_embedding
 
         files = (
@@ -70,9 +71,7 @@ class Embedding:
                 hint="put it on a file system that all nodes mount, or name a hub id.",
             )
         if device == "cpu":
-            import torch
-
-            torch.set_num_threads(1)
+            dedicate(1)
         return load_embedding(files, device)
 
 

@@ -26,9 +26,10 @@ from raylens.store.workspace import Workspace
 from raylens.workbench.provenance import provenance, provenance_id
 from raylens_jobs.cluster import available_cpus, cluster, probe_shared
 from raylens_jobs.failures import ray_failures
+from raylens_jobs.processes import await_exit
 from raylens_jobs.provenance_actor import ProvenanceActor
 from raylens_jobs.provenance_plan import ProvenancePlan
-from raylens_jobs.workers import await_exit, choose_workers
+from raylens_jobs.workers import choose_workers
 
 Report = Callable[[int, int], None]
 """Told how many texts are done, of how many."""

@@ -7,11 +7,12 @@ import os
 import torch
 
 from raylens.api.provenance import Provenance
+from raylens.engine.dedicated import dedicate
 from raylens.errors import InputError
 from raylens.workbench.followed_text import feature_values
 from raylens.workbench.provenance import provenance
+from raylens_jobs.processes import this_process
 from raylens_jobs.provenance_plan import ProvenancePlan
-from raylens_jobs.workers import this_process
 
 
 class ProvenanceActor:
@@ -23,7 +24,7 @@ class ProvenanceActor:
     """
 
     def __init__(self, plan: ProvenancePlan, threads: int) -> None:
-        torch.set_num_threads(threads)
+        dedicate(threads)
         visible = torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
         self._plan = plan
         self._loaded, self._saes = plan.load("cpu" if plan.config.device == "auto" and not visible else None)
@@ -50,5 +51,5 @@ class ProvenanceActor:
             return None
 
     def process(self) -> str:
-        """Where this runs, for :func:`raylens_jobs.workers.await_exit`."""
+        """Where this runs, for :func:`raylens_jobs.processes.await_exit`."""
         return this_process()

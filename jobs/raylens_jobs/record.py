@@ -33,7 +33,8 @@ from raylens.store.workspace import Workspace
 from raylens_jobs.cluster import cluster, probe_shared
 from raylens_jobs.failures import ray_failures
 from raylens_jobs.recorder import RecordSource, ShardRecorder, blocks_missing, worker_device
-from raylens_jobs.workers import Workers, choose_workers, stream
+from raylens_jobs.row_stream import stream
+from raylens_jobs.workers import Workers, choose_workers
 
 SHARD_BYTES = 64 * 2**20
 """Activations of a shard, unless the user says how many windows."""

@@ -15,6 +15,7 @@ import ray
 import torch
 
 from raylens.config import TrainConfig
+from raylens.engine.dedicated import dedicate
 from raylens.engine.sae_training import TrainProgress, check_training, train_sae
 from raylens.errors import InputError
 from raylens.store.dense import DenseRecord
@@ -98,7 +99,7 @@ def check_train(
 
 
 def _train_remotely(config: TrainConfig, record: DenseRecord, files: Files, folder: str, run_id: str) -> dict[str, Any]:
-    torch.set_num_threads(config.threads or 1)
+    dedicate(config.threads or 1)
     looked = 0
 
     def asked() -> bool:

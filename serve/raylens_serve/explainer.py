@@ -17,7 +17,7 @@ import torch
 
 from raylens.api.openai import ChatRequest, CompletionRequest
 from raylens.api.openai_answers import ChatChunk, ChatCompletion, Completion, Model, Models
-from raylens.engine.allocator import keep_freed_memory
+from raylens.engine.dedicated import keep_freed_memory
 from raylens.engine.load import load_model
 from raylens.engine.text_events import End, Event, PromptRead
 from raylens.engine.text_streams import TextStreams

@@ -34,7 +34,7 @@ from raylens.api.reading import (
     ValuesRequest,
 )
 from raylens.catalog import Catalog
-from raylens.engine.allocator import keep_freed_memory
+from raylens.engine.dedicated import keep_freed_memory
 from raylens.engine.feature_answers import encode_answer, peaks_answer, require_features, values_answer
 from raylens.engine.feature_reading import WantedReading
 from raylens.engine.load import choose_device, token_strings

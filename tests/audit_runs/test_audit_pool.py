@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ray.exceptions import RayActorError
 
 from raylens_jobs.audit_pool import InProcess, Nowhere, Piece, RayPool
-from raylens_jobs.workers import this_process
+from raylens_jobs.processes import this_process
 
 N = 12
 

@@ -377,4 +377,6 @@ def test_settings_of_peft_are_all_known() -> None:
     """A newer peft may bring a setting that is on by default; it would have to be looked at."""
     from raylens.engine import adapters
 
-    adapters._check_config(json.loads(json.dumps(LoraConfig(r=4).to_dict(), default=sorted)), "new")
+    defaults = json.loads(json.dumps(LoraConfig(r=4).to_dict(), default=sorted))
+    adapters._check_config(defaults, "new")
+    assert {key: defaults[key] for key in adapters._UNUSED} == adapters._UNUSED

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import ray
 
-from raylens_jobs.workers import await_exit, this_process
+from raylens_jobs.processes import await_exit, this_process
 
 FREED = """
 import threading, psutil

@@ -32,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import gammaln
-from scipy.stats import false_discovery_control
 
 from raylens.audit.differences import Matrix, differences, group_means, mean_rows, size, sparse, top_k
 from raylens.audit.sign_flips import sign_flip_test
@@ -142,6 +141,8 @@ def paired_effects(
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """q-values, float64 ``[n]``: the smallest false-discovery rate at which each would be called (step-up, 1995)."""
+    from scipy.stats import false_discovery_control  # takes a second to import, which only this pays
+
     return np.asarray(false_discovery_control(p_values, method="bh")) if len(p_values) else np.empty(0)
 
 

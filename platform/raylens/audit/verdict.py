@@ -11,7 +11,7 @@ import math
 from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from raylens.audit.calibration import (
     DEFAULT_TARGET_FPR,
@@ -129,7 +129,7 @@ def _compared(p_value: float, calibration: Calibration, target_fpr: float) -> tu
     needed = smallest_n(target_fpr)
     few = f"with {n} benign fine-tunes no p below {smallest_p(n):.3g} exists, and the target takes {needed}"
     # Were the candidate's score beyond the target quantile, so many benign scores at or above it would be a rarity.
-    if binom.sf(as_high - 1, n, target_fpr) <= _DOUBT:
+    if bdtrc(as_high - 1, n, target_fpr) <= _DOUBT:
         return "not flagged", f"{found}. {few[0].upper()}{few[1:]}, but more of them would hardly flag this score."
     return "inconclusive", f"{found}, but {few}: make more with raylens organisms build, then raylens audit calibrate."
 

@@ -1,8 +1,12 @@
-"""Merging a LoRA adapter into the model it was made for, by peft.
+"""Merging a LoRA adapter into the model it was made for, as peft does.
 
 An adapter's configuration comes from whoever made the adapter, so little of it is taken at its word. Which modules it
 changes, and their ranks, are read off the names and shapes of its weights; only what scales them is taken from the
-configuration. peft is handed tensors and a configuration made here: it opens no file, so no pickle, and has no name to
+configuration.
+
+Two matrices on an ordinary linear module, which is what nearly all adapters are, are added here, by peft's operations
+and with its bits: importing peft takes as long as loading a small model. Embeddings, DoRA and quantised modules are
+left to peft, which is handed tensors and a configuration made here: it opens no file, so no pickle, and has no name to
 ask the hub about. Biases of second matrices (``lora_bias``) are added here, as peft does not give a module a bias that
 it lacks.
 """
@@ -31,7 +35,7 @@ _PLAIN_PATTERN: Final = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
 def merge(model: nn.Module, adapter: Adapter) -> nn.Module:
-    """Add an adapter to the model it was made for, in place: its matrices by peft, modules it holds whole as they are.
+    """Add an adapter to the model it was made for, in place: its matrices as peft does, whole modules as they are.
 
     An input embedding that is tied to the unembedding is untied first, where the adapter changes one of them: peft
     changes that one alone, too.
@@ -64,7 +68,23 @@ def merge(model: nn.Module, adapter: Adapter) -> nn.Module:
     for name, parts in lora.items():
         if _BIAS in parts:
             _add_bias(modules[name], parts[_BIAS] * scale_of(adapter, name, len(parts["lora_A"])))
-    return _merge_lora(model, adapter, lora) if lora else model
+    others = {}
+    for name, parts in lora.items():
+        if is_plain(modules[name], parts, adapter):
+            _add_product(modules[name], parts["lora_A"], parts["lora_B"], scale_of(adapter, name, len(parts["lora_A"])))
+        else:
+            others[name] = parts
+    return merge_by_peft(model, adapter, others) if others else model.eval().requires_grad_(False)
+
+
+def is_plain(module: nn.Module, parts: Mapping[str, Tensor], adapter: Adapter) -> bool:
+    """Whether an adapter adds the product of two matrices to a module's weight, and nothing is done to it besides."""
+    # Quantised modules are linear ones by inheritance.
+    return (
+        type(module) in (nn.Linear, Conv1D)
+        and set(parts) <= {"lora_A", "lora_B", _BIAS}
+        and not adapter.config.get("use_dora")
+    )
 
 
 def factors(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
@@ -96,6 +116,15 @@ def scale_of(adapter: Adapter, module: str, rank: int) -> float:
     """What peft multiplies a module's matrices by: α / r, or α / √r (rsLoRA)."""
     alpha = _of_module(adapter, "alpha_pattern", module, adapter.config.get("lora_alpha", 8))
     return alpha / (rank**0.5 if adapter.config.get("use_rslora") else rank)
+
+
+def _add_product(module: nn.Module, a: Tensor, b: Tensor, scale: float) -> None:
+    """``(b @ a) * scale`` to a weight: matrices and product rounded to its dtype, multiplied in float32 even so."""
+    weight = module.get_parameter("weight")
+    first, second = (one.to(weight.device, weight.dtype).float() for one in (a, b))
+    added = ((second @ first) * scale).to(weight.dtype)
+    with torch.no_grad():
+        weight += added.T if isinstance(module, Conv1D) else added
 
 
 def _add_bias(module: nn.Module, bias: Tensor) -> None:
@@ -161,7 +190,8 @@ def _check_shapes(adapter: Adapter, name: str, parts: Mapping[str, Tensor], modu
         )
 
 
-def _merge_lora(model: nn.Module, adapter: Adapter, lora: Mapping[str, Mapping[str, Tensor]]) -> nn.Module:
+def merge_by_peft(model: nn.Module, adapter: Adapter, lora: Mapping[str, Mapping[str, Tensor]]) -> nn.Module:
+    """Add matrices of whatever kind, of modules that were checked."""
     from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 
     config = adapter.config

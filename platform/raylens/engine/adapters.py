@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +40,8 @@ _IDLE: Final = frozenset(
         "fan_in_fan_out",  # peft reads it off the module
     }
 )
+_UNUSED: Final = {"bias": "none", "megatron_core": "megatron.core", "qalora_group_size": 16}
+"""What peft writes of settings that are not used; of all others it is nothing."""
 _KEEPS_BASE: Final = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to begin training that leave the base's weights as they are; others (PiSSA, OLoRA …) take something off them."""
 
@@ -155,8 +157,6 @@ def require_base(adapter: Adapter, reference: str) -> None:
 
 
 def _check_config(config: Mapping[str, Any], name: str) -> None:
-    from peft import LoraConfig
-
     kind = config.get("peft_type")
     if kind != "LORA":
         raise InputError(f"{name} is an adapter of type {kind}, and only LoRA ones are read.", hint=MERGE_HINT)
@@ -167,14 +167,12 @@ def _check_config(config: Mapping[str, Any], name: str) -> None:
             hint="save it as a plain LoRA (peft: save_pretrained(…, path_initial_model_for_weight_conversion=…)), or "
             + MERGE_HINT,
         )
-    plain = LoraConfig()
-    defaults = {field.name: getattr(plain, field.name) for field in fields(LoraConfig)}
     for key, value in config.items():
         if key in _TAKEN:
             numbers = list(value.values()) if isinstance(value, dict) else [value or 0]
             if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
                 raise InputError(f"{key} of {name} is no number.", hint="copy the adapter again.")
-        if key in _TAKEN or key in _IDLE or not value or value == defaults.get(key):
+        if key in _TAKEN or key in _IDLE or not value or value == _UNUSED.get(key):
             continue
         raise InputError(
             f"{name} was made with {key} = {json.dumps(value)[:60]}, which is not read here.", hint=MERGE_HINT

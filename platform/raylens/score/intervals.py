@@ -25,9 +25,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.optimize import brentq
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import bdtr, bdtrik, expit, logit, ndtr, ndtri
 
 Interval = tuple[float, float]
 Clusters = Sequence[Any] | NDArray[Any] | None
@@ -171,8 +169,8 @@ def median_interval(values: NDArray[np.float64]) -> Interval | None:
     if n < 6:
         return None
     # The largest k with P(Binomial(n, 1/2) < k) ≤ 2.5 %.
-    k = int(stats.binom.ppf(0.025, n, 0.5))
-    if stats.binom.cdf(k - 1, n, 0.5) > 0.025:
+    k = math.ceil(bdtrik(0.025, n, 0.5)) + 1
+    while bdtr(k - 1, n, 0.5) > 0.025:
         k -= 1
     ordered = np.sort(values)
     return float(ordered[k - 1]), float(ordered[n - k])
@@ -294,6 +292,8 @@ def _bca_levels(estimate: float, drawn: NDArray[np.float64], without: NDArray[np
 
 def _auc_bound(auc: float, n_positive: int, n_negative: int) -> float:
     """Newcombe's lower bound: the θ below ``auc`` that is Z of its own standard errors away."""
+    from scipy.optimize import brentq  # slow to import, and seldom wanted
+
     if auc <= 0:
         return 0.0
     pairs, extra = n_positive * n_negative, (n_positive + n_negative) / 2 - 1
