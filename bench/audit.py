@@ -3,7 +3,7 @@
 Figures of detectors are worked out from the rows of the bundle, of held-out families, at the threshold that was fixed
 on development ones; ``results/audit.svg`` draws them. Seconds are those of an audit of the suite ``minimal`` against
 pico on a Ray that is up, of two candidates of one command: the first with the start of the actors and all that is of
-the reference, the second by the same actors.
+the reference, the second by the same actors. :mod:`bench.scan_floor` says how near scans are to the least they can do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from safetensors.torch import load_file, save_file
 
+from bench.scan_floor import scan_floor
 from raylens.audit.organism_bench import Scored, bench, false_positives, triggers_found
 from raylens.audit.scores import DEFAULT_SCORE_METHOD
 from raylens.bundle.organisms import adapter_path, rows_path, shipped_adapters
@@ -43,7 +44,9 @@ def measure(folder: Path, scale: float) -> dict[str, Any]:
     if scale == 1.0:
         threshold = figures["threshold"]
         PLOT.write_text(family_plot(organisms, DEFAULT_SCORE_METHOD, threshold), "utf-8")
-    return figures | seconds(folder)
+    workspace = Workspace.open(folder / "workspace", create=True)
+    plan = plan_audit(AuditConfig.of({"sae": SAE, "workers": 2, "threads": 1}), workspace.url)
+    return figures | seconds(folder, workspace, plan) | scan_floor(plan)
 
 
 def rates(organisms: list[Scored]) -> dict[str, Any]:
@@ -70,13 +73,11 @@ def rates(organisms: list[Scored]) -> dict[str, Any]:
     }
 
 
-def seconds(folder: Path) -> dict[str, Any]:
+def seconds(folder: Path, workspace: Workspace, plan: AuditPlan) -> dict[str, Any]:
     """A first candidate, and a second one, whose reference was read before."""
     adapter = adapter_path(shipped_adapters()[0])
     assert adapter is not None
     candidates = [weakened(adapter, folder / f"candidate-{share}", share) for share in (0.9, 0.8)]
-    workspace = Workspace.open(folder / "workspace", create=True)
-    plan = plan_audit(AuditConfig.of({"sae": SAE, "workers": 2, "threads": 1}), workspace.url)
     with cluster(None), AuditWorkers() as workers:
         laps = [timed(workspace, plan, one, workers) for one in candidates]
     return {"audit_first_s": laps[0], "audit_second_s": laps[1]}

@@ -6,6 +6,7 @@ Only what streams imports Ray Data, which takes as long as all of a small model.
 from __future__ import annotations
 
 import logging
+import warnings
 
 import ray.data
 
@@ -21,6 +22,8 @@ def stream(source: ray.data.Datasource) -> ray.data.Dataset:
         # raises, and a failure is one line here.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context.issue_detectors_config.detectors = []
+        # Of few rows some actors get none, which is no mistake of whoever asked for few.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     context.enable_progress_bars = False
     # Blocks of one row leave the reader as they are made; by default Ray would gather up to 128 MB.
     context.target_max_block_size = 1

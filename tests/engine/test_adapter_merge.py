@@ -53,7 +53,8 @@ def adapter_of(modules: dict[str, tuple[int, int]], rank: int, dtype: torch.dtyp
 def test_it_has_the_bits_of_peft(
     base: torch.dtype, own: torch.dtype, rank: int, alpha: float, rslora: bool, seed: int, is_llama: bool
 ) -> None:
-    model = copy.deepcopy(LLAMA if is_llama else GPT2).to(base)
+    model: Any = copy.deepcopy(LLAMA if is_llama else GPT2)
+    model.to(base)
     sizes = {
         name: (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""A beginning that many sequences share, read by a model once: its keys and values are copied for each batch."""
+"""A beginning that many sequences share, read by a model once."""
 
 from __future__ import annotations
 
@@ -44,11 +44,20 @@ def logits_after(network: Any, prefix: SharedPrefix, ids: Tensor, keep: int | No
         ids: int64, on the model's device; padding may stand on the right.
         keep: Of how many last positions; all by default.
     """
-    cache = copy.deepcopy(prefix.cache)  # a forward appends to it
-    cache.batch_repeat_interleave(len(ids))
+    cache = _for_rows(prefix.cache, len(ids))
     options = {} if keep is None else keep_logits(network, keep)
     logits = network(ids, past_key_values=cache, use_cache=True, **options).logits
     return logits if keep is None else logits[:, -keep:]
+
+
+def _for_rows(cache: DynamicCache, n: int) -> DynamicCache:
+    """The same keys and values for ``n`` rows, not copied: a forward joins its own to them in new tensors."""
+    made = copy.copy(cache)
+    layers: list[Any] = [copy.copy(layer) for layer in cache.layers]
+    for layer in layers:
+        layer.keys, layer.values = (each.expand(n, -1, -1, -1) for each in (layer.keys, layer.values))
+    made.layers = layers
+    return made
 
 
 def keep_logits(network: Any, positions: int | Tensor) -> dict[str, Any]:
