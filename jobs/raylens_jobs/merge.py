@@ -72,25 +72,18 @@ def merge_cache(
         raise RunError(f"cache {cache.cache_id} has no finished SAE.", hint="run raylens cache first.")
     windows = _windows_needed(cache, plans)
     info = cache.info()
-    # Largest first: a range task is seconds, the last to start should be short.
-    jobs: list[ray.ObjectRef[list[FileEntry]]] = []
     entries: list[FileEntry] = []
     seen = {plan.sae: published(cache, plan) for plan, _ in plans}
-    for plan, settings in plans:
+    where = workspace.url, cache.cache_id
+    # Longest first, so that no core waits for the last: those of weights begin with importing torch.
+    jobs = [weight_tables.remote(*where, plan.sae, info["model"], info["revision"], made) for plan, made in plans]
+    jobs += [merge_tasks.cofiring_table.remote(*where, plan) for plan, _ in plans]
+    for plan, _ in plans:
         if found := seen[plan.sae]:
             entries += found
         else:
-            jobs += [
-                merge_tasks.ranges.remote(workspace.url, cache.cache_id, plan, batch, memory_rows)
-                for batch in plan.batches()
-            ]
-        jobs.append(merge_tasks.cofiring_table.remote(workspace.url, cache.cache_id, plan))
-        jobs.append(
-            weight_tables.remote(workspace.url, cache.cache_id, plan.sae, info["model"], info["revision"], settings)
-        )
-    jobs += [
-        merge_tasks.windows.remote(workspace.url, cache.cache_id, windows, k) for k in range(n_window_files(windows))
-    ]
+            jobs += [merge_tasks.ranges.remote(*where, plan, batch, memory_rows) for batch in plan.batches()]
+    jobs += [merge_tasks.windows.remote(*where, windows, k) for k in range(n_window_files(windows))]
     for done in _collect(jobs, journal, report):
         entries += done
     entries.append(merge_documents(cache, windows))

@@ -23,7 +23,6 @@ from ray.data.datasource import Datasource, ReadTask
 from raylens.config import RecordConfig
 from raylens.corpus.blocks import WindowBlock, block_name, shards
 from raylens.corpus.windows import START, Cursor
-from raylens.engine.dedicated import dedicate
 from raylens.engine.load import load_model, load_tokenizer
 from raylens.engine.tap import tap
 from raylens.engine.text_windows import cut_windows
@@ -102,7 +101,8 @@ class ShardRecorder:
     """A Ray Data actor: one block of windows in, one committed shard out, and a row of figures."""
 
     def __init__(self, record: DenseRecord, config: RecordConfig, threads: int) -> None:
-        dedicate(threads)
+        # Every further thread than the cores it has makes torch slower, by up to six times.
+        torch.set_num_threads(threads)
         self._record = record
         self._batch_size = config.batch_size
         self._points = [HookPoint.parse(hook) for hook in record.info.hooks]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache as cache_result
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import ray
@@ -20,6 +20,9 @@ from raylens.store.manifest import FileEntry, Kind
 from raylens.store.publish import feature_table, write_feature_table
 from raylens.store.workspace import Workspace
 from raylens_jobs.merge_tasks import TASK_CPUS
+
+_VERSIONS: Final[dict[Kind, int]] = {"map": 2}
+"""Raised when the same weights would give another table: a merge makes it anew."""
 
 
 @ray.remote(num_cpus=TASK_CPUS)
@@ -42,7 +45,8 @@ def weight_tables(
         "encoder_neighbours": lambda: encoder_neighbours(sae_of()),
         "map": lambda: decoder_map(sae_of()),
     }
-    return [
-        feature_table(cache, sae_id, kind, made_from) or write_feature_table(cache, sae_id, kind, make(), made_from)
-        for kind, make in makers.items()
-    ]
+    entries = []
+    for kind, make in makers.items():
+        own = made_from | ({"version": _VERSIONS[kind]} if kind in _VERSIONS else {})
+        entries.append(feature_table(cache, sae_id, kind, own) or write_feature_table(cache, sae_id, kind, make(), own))
+    return entries

@@ -112,7 +112,8 @@ COFIRING: Final = pa.schema(
 )
 
 MAP: Final = pa.schema([("feature", pa.int32()), ("x", pa.float32()), ("y", pa.float32())])
-"""Two-dimensional layout of decoder directions (PCA, then t-SNE)."""
+"""Two-dimensional layout of decoder directions, by t-SNE; of wider SAEs than the next by PCA."""
+MAP_BY_TSNE: Final = 20_000
 
 
 EXPLANATIONS: Final = pa.schema(

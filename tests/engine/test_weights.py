@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 
 from raylens import schema
 from raylens.engine import weights
@@ -103,8 +104,23 @@ def test_the_map_is_the_same_for_the_same_seed_and_keeps_like_with_like(
     assert (distance.argmin(axis=1) // 32 == np.arange(64) // 32).all()
 
 
+def test_latents_that_are_near_stay_near() -> None:
+    loaded = load_sae("raylens-pico-res/layer_1", device="cpu")
+    table = decoder_map(loaded)
+    place = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+    rows = torch.nn.functional.normalize(loaded.sae.W_dec.detach(), dim=-1).numpy()
+    near, shown = (
+        NearestNeighbors(n_neighbors=11).fit(points).kneighbors(points, return_distance=False)[:, 1:]
+        for points in (rows, place)
+    )
+    kept = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, shown, strict=True)])
+    assert kept > 0.15  # by chance 0.005
+    span = np.linalg.norm(place - np.median(place, axis=0), axis=1)
+    assert span.max() < 4 * np.median(span)  # none is flung away, which would leave the others a dot
+
+
 def test_wide_saes_get_a_map_by_principal_components(sae: LoadedSae, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "TSNE_LIMIT", 100)
+    monkeypatch.setattr(schema, "MAP_BY_TSNE", 100)
     table = decoder_map(sae)
     rows = torch.nn.functional.normalize(sae.sae.W_dec.detach(), dim=-1).double()
     _, _, axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)

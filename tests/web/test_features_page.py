@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from app_here import app_on, charts, page, points, run, said, titles
 from browsed import PICO_CACHE
+from raylens import schema
 from raylens.ids import FeatureId
 from raylens.store.labels import Labels
 from raylens.store.workspace import Workspace
@@ -120,6 +122,13 @@ def test_charts_say_what_they_show_or_what_is_missing(browsed: Workspace) -> Non
     places = points(mapped)
     assert {*zip(places["name"], places["x"], places["y"], strict=True)} >= {("f_3_1", 1.0, 0.0), ("f_3_6", 2.0, 1.0)}
     assert "There is no map of these features." in said(page("features", from_cache=PICO_CACHE, view="map"))
+
+
+def test_a_map_that_is_of_principal_components_says_so(browsed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "MAP_BY_TSNE", 4)
+    [chart] = charts(listed(view="map"))
+    assert {"principal component 1 (no unit)", "principal component 2 (no unit)"} <= titles(chart)
+    assert "near ones need not write alike" in json.dumps(chart)
 
 
 def test_a_million_features_are_paged_where_they_are_stored(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import altair as alt
 import streamlit as st
 
+from raylens import schema
 from raylens.ids import FeatureId
 from raylens_app.web.charts import scatter
 from raylens_app.web.desk import Desk
@@ -56,7 +57,7 @@ def density_and_f1(desk: Desk, asked: Asked) -> None:
 
 
 def decoder_map(desk: Desk, asked: Asked) -> None:
-    """Decoder directions in two dimensions: near points write alike."""
+    """Decoder directions in two dimensions: by t-SNE near points write alike; of wide SAEs there is only PCA."""
     _note_search(asked)
     one = asked.chosen[0]
     if len(asked.chosen) > 1:
@@ -75,13 +76,19 @@ def decoder_map(desk: Desk, asked: Asked) -> None:
             command=f"raylens --workspace {desk.workspace.url} merge {one.cache_id}",
         )
         return
+    by_tsne = one.d_sae <= schema.MAP_BY_TSNE
+    axis, meaning = (
+        ("t-SNE", "near ones write alike, distances between groups mean nothing")
+        if by_tsne
+        else ("principal component", "too many for t-SNE: near ones need not write alike")
+    )
     bare = alt.Axis(labels=False, ticks=False, grid=False)
     chosen = scatter(
         points,
-        alt.X("x:Q", title="t-SNE 1 (no unit)", axis=bare, scale=alt.Scale(zero=False)),
-        alt.Y("y:Q", title="t-SNE 2 (no unit)", axis=bare, scale=alt.Scale(zero=False)),
+        alt.X("x:Q", title=f"{axis} 1 (no unit)", axis=bare, scale=alt.Scale(zero=False)),
+        alt.Y("y:Q", title=f"{axis} 2 (no unit)", axis=bare, scale=alt.Scale(zero=False)),
         title=f"Decoder directions of {one.sae}",
-        subtitle=_of(len(points), total, "features; near ones write alike, distances between groups mean nothing"),
+        subtitle=_of(len(points), total, f"features; {meaning}"),
         key=f"map-{asked.signature}",
         tooltip=_SAID,
     )
