@@ -29,9 +29,12 @@ def make_cache(
     scale: float = 1.0,
     tokens: Mapping[int, Sequence[str]] | None = None,
     mapped: bool = False,
+    shard_name: str = "abc",
     neuronpedia_id: str | None = None,
 ) -> CacheStore:
     """Four windows ``BOS w1 … w5``; ``tokens`` are what some features promote, and ``mapped`` ones lie on a grid.
+
+    A cache that is there already gets another generation, where ``shard_name`` is another one.
 
     Feature f < 4 fires in windows from f on, at position 1 + f, with ``scale * (window + 1)``; feature 5 on BOS alone.
     """
@@ -78,7 +81,7 @@ def make_cache(
         row = write_shard(
             cache,
             sae,
-            "abc",
+            shard_name,
             d_sae=D_SAE,
             window_first=0,
             n_windows=n,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app_here import app_on, charts, page, points, run, said, titles
+from app_here import app_on, charts, html, page, points, run, said, titles
 from browsed import PICO_CACHE
 from raylens import schema
 from raylens.ids import FeatureId
 from raylens.store.labels import Labels
 from raylens.store.workspace import Workspace
-from small_cache import CACHE_ID, SAE
+from small_cache import CACHE_ID, SAE, make_cache
 from wide_cache import make_wide_cache
 
 
@@ -129,6 +130,24 @@ def test_a_map_that_is_of_principal_components_says_so(browsed: Workspace, monke
     [chart] = charts(listed(view="map"))
     assert {"principal component 1 (no unit)", "principal component 2 (no unit)"} <= titles(chart)
     assert "near ones need not write alike" in json.dumps(chart)
+
+
+def test_a_merge_under_an_open_page_is_seen_some_seconds_later(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path, create=True)
+    make_cache(workspace)
+    with app_on(workspace.url):
+        table, mapped = listed(sort="largest activation"), listed(view="map")
+        feature = page("feature", id="f_3_1")
+        assert list(table.dataframe[0].value["maximum"][:4]) == [4.0] * 4
+        assert "There is no map of these features." in said(mapped)
+        assert 'title="4"' in html(feature)
+        make_cache(workspace, shard_name="abd", scale=3.0, mapped=True)
+        until = time.monotonic() + 30
+        while list(run(table).dataframe[0].value["maximum"][:4]) != [12.0] * 4:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        assert len(points(run(mapped))["x"]) == 12
+        assert 'title="12"' in html(run(feature))
 
 
 def test_a_million_features_are_paged_where_they_are_stored(tmp_path: Path) -> None:
