@@ -75,8 +75,10 @@ def merge_cache(
     entries: list[FileEntry] = []
     seen = {plan.sae: published(cache, plan) for plan, _ in plans}
     where = workspace.url, cache.cache_id
-    # Longest first, so that no core waits for the last: those of weights begin with importing torch.
-    jobs = [weight_tables.remote(*where, plan.sae, info["model"], info["revision"], made) for plan, made in plans]
+    # Longest first, so that no core waits for the last: those of weights begin with importing torch, and a map takes
+    # the longer the wider its SAE is.
+    widest = sorted(plans, key=lambda one: -one[0].d_sae)
+    jobs = [weight_tables.remote(*where, plan.sae, info["model"], info["revision"], made) for plan, made in widest]
     jobs += [merge_tasks.cofiring_table.remote(*where, plan) for plan, _ in plans]
     for plan, _ in plans:
         if found := seen[plan.sae]:
