@@ -67,18 +67,25 @@ def _counted(model: LoadedModel) -> Iterator[dict[str, int]]:
 
 def _operations(model: LoadedModel, tokens: int, rows: int) -> float:
     """Of matrix products: of every linear layer at every token, of the unembedding at the last of a row."""
-    network: Any = model.model
-    head = network.get_output_embeddings()
-    layers = sum(one.weight.numel() for one in network.modules() if isinstance(one, nn.Linear) and one is not head)
+    head: Any = _head(model)
+    layers = sum(one.weight.numel() for one in _layers(model))
     return 2.0 * (tokens * layers + rows * head.weight.numel())
+
+
+def _layers(model: LoadedModel) -> list[nn.Linear]:
+    """Linear layers that every token goes through."""
+    return [one for one in model.model.modules() if isinstance(one, nn.Linear) and one is not _head(model)]
+
+
+def _head(model: LoadedModel) -> nn.Module:
+    network: Any = model.model
+    return network.get_output_embeddings()
 
 
 def _product_speed(model: LoadedModel) -> float:
     """Floating-point operations a second of one thread, at the most common shape, in what scans multiply in."""
     dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    head = model.model.get_output_embeddings()  # type: ignore[operator]
-    weights = [one.weight for one in model.model.modules() if isinstance(one, nn.Linear) and one is not head]
-    wide = max((one for one in weights if one.shape[1] == model.d_model), key=len)
+    wide = max((one.weight for one in _layers(model) if one.in_features == model.d_model), key=len)
     states, weight = torch.randn(_ROWS, model.d_model).to(dtype), wide.detach().to(dtype)
     done, began = 0, time.perf_counter()
     with torch.inference_mode():
