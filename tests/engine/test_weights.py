@@ -16,6 +16,7 @@ from raylens import schema
 from raylens.engine import weights
 from raylens.engine.load import LoadedModel, token_strings
 from raylens.engine.saes import LoadedSae, load_sae
+from raylens.engine.unembedding_weights import unembedding_of
 from raylens.engine.weights import decoder_map, decoder_neighbours, encoder_neighbours, feature_logits
 from raylens.ids import HookPoint
 
@@ -30,7 +31,7 @@ def test_logits_are_the_decoder_through_norm_and_unembedding(
     loaded: LoadedModel, sae: LoadedSae, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "_BLOCK_ELEMENTS", block)
-    table = feature_logits(loaded, sae, k=5)
+    table = feature_logits(unembedding_of(loaded), sae, k=5)
     assert table.schema == schema.LOGITS
     state = loaded.model.state_dict()
     decoder = sae.sae.W_dec.detach().double()
@@ -57,7 +58,7 @@ def test_logits_exist_only_where_the_sae_writes_to_the_residual_stream(
     llama: LoadedModel, tmp_path: Path, make_sae: Callable[..., Any], hook: str, d_in: int
 ) -> None:
     make_sae("topk", d_in).save_model(tmp_path)
-    table = feature_logits(llama, load_sae(tmp_path, hook=HookPoint.parse(hook)))
+    table = feature_logits(unembedding_of(llama), load_sae(tmp_path, hook=HookPoint.parse(hook)))
     assert (len(table), table.schema) == (0, schema.LOGITS)
 
 

@@ -128,7 +128,7 @@ def load_model(
     files = locate(ref, revision=revision)
     require_safetensors(files)
     info = describe_files(files)
-    tokenizer = _tokenizer(files)
+    tokenizer = tokenizer_of(files)
     with memory_advice(f"loading {files.name}", where):
         engine = _load(files, tokenizer, where, dtype, quantization, num_gpus or 1)
     _check_four_bits(engine, files.name)
@@ -148,7 +148,7 @@ def load_tokenizer(ref: str, *, revision: str | None = None) -> PreTrainedTokeni
         UnknownNameError, InputError, HubUnreachableError: as :func:`load_model`.
     """
     hub.prepare()
-    return _tokenizer(locate(ref, revision=revision, weights=False))
+    return tokenizer_of(locate(ref, revision=revision, weights=False))
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -225,7 +225,12 @@ def _check_precision(dtype: str, quantization: str | None) -> None:
         raise InputError("bitsandbytes is not installed.", hint="install raylens[models], or drop --quantization.")
 
 
-def _tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+def tokenizer_of(files: ModelFiles) -> PreTrainedTokenizerBase:
+    """The tokenizer of files that were located already.
+
+    Raises:
+        InputError: There is none that transformers can read.
+    """
     try:
         return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError, TypeError, ImportError) as error:

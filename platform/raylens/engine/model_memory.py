@@ -15,13 +15,12 @@ from typing import Any, Final
 import psutil
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from raylens.config import ModelConfig
 from raylens.engine.feature_reading import CPU_TOKENS
 from raylens.engine.load import DTYPES, choose_device
-from raylens.engine.models import ModelFiles, locate, weight_files
-from raylens.errors import InputError
+from raylens.engine.models import locate, weight_files
+from raylens.engine.skeleton import skeleton
 from raylens.specs import ModelInfo, SaeSpec
 
 _QUANTIZED_BYTES: Final = {"bnb-8bit": 1.0, "bnb-4bit": 0.5625}
@@ -45,7 +44,7 @@ def model_bytes(config: ModelConfig) -> int:
     on_disk = sum(path.stat().st_size for path in weight_files(files.folder) if path.is_file())
     if stored.get("quantization_config") and on_disk:
         return on_disk  # quantized by its makers: it stays as it is
-    network = _architecture(files)
+    network = skeleton(files)
     itemsize = _itemsize(config, network)
     linear = {
         id(layer.weight) for name, layer in network.named_modules() if isinstance(layer, nn.Linear) and "." in name
@@ -104,18 +103,6 @@ def _free_of_machine() -> Iterator[int]:
 
 def _tokens(device: torch.device, batch_tokens: int) -> int:
     return min(batch_tokens, CPU_TOKENS) if device.type == "cpu" else batch_tokens
-
-
-def _architecture(files: ModelFiles) -> nn.Module:
-    try:
-        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f"{files.name} cannot be run as a causal language model ({' '.join(str(error).split())[:200]}).",
-            hint="name a text-generating model of an architecture that transformers has.",
-        ) from error
 
 
 def _itemsize(config: ModelConfig, network: Any) -> int:

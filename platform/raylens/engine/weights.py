@@ -18,9 +18,10 @@ from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
 from raylens import schema
-from raylens.engine.load import LoadedModel, token_strings
+from raylens.engine.load import token_strings
 from raylens.engine.memory import memory_advice
 from raylens.engine.saes import LoadedSae
+from raylens.engine.unembedding_weights import Unembedding
 
 _BLOCK_ELEMENTS: Final = 1 << 26
 """Scores held at once: 256 MiB of float32."""
@@ -36,7 +37,7 @@ _ANGLE: Final = 0.8
 """Of Barnes and Hut's approximation: a quarter faster than 0.5, with the same divergence."""
 
 
-def feature_logits(loaded: LoadedModel, sae: LoadedSae, k: int = 20) -> pa.Table:
+def feature_logits(model: Unembedding, sae: LoadedSae, k: int = 20) -> pa.Table:
     """Tokens each latent promotes and suppresses: its decoder row through final norm and unembedding.
 
     The direct effect on the logits (Nostalgebraist's logit lens, on a direction): the decoder row,
@@ -50,14 +51,14 @@ def feature_logits(loaded: LoadedModel, sae: LoadedSae, k: int = 20) -> pa.Table
         residual stream (attention heads, MLP neurons): its decoder is in other units there.
     """
     hook = sae.spec.hook
-    if sae.sae.W_dec.shape[1] != loaded.d_model or not (hook.is_module_path or hook.name in _RESIDUAL):
+    if sae.sae.W_dec.shape[1] != model.weight.shape[1] or not (hook.is_module_path or hook.name in _RESIDUAL):
         return schema.LOGITS.empty_table()
-    unembed = loaded.engine.arch.lm_head.get_parameter("weight")
+    unembed = model.weight
     k = min(k, unembed.shape[0])
     ids, logits = [], []
     with torch.inference_mode(), memory_advice("computing logits of latents", unembed.device):
         for rows in _blocks(sae.sae.W_dec, unembed.shape[0]):
-            effect = _through_norm(loaded.engine.arch.final_norm, rows.to(unembed.device))
+            effect = _through_norm(model.norm, rows.to(unembed.device))
             scores = effect.to(unembed.dtype) @ unembed.T
             for sign in (1, -1):
                 best = torch.topk(scores * sign, k, dim=-1)
@@ -67,7 +68,7 @@ def feature_logits(loaded: LoadedModel, sae: LoadedSae, k: int = 20) -> pa.Table
     id_table = torch.stack([torch.cat(ids[0::2]), torch.cat(ids[1::2])], dim=1).numpy()
     logit_table = torch.stack([torch.cat(logits[0::2]), torch.cat(logits[1::2])], dim=1).numpy()
     distinct, where = np.unique(id_table, return_inverse=True)
-    strings = pa.array(token_strings(loaded.tokenizer, distinct.tolist()), pa.string())
+    strings = pa.array(token_strings(model.tokenizer, distinct.tolist()), pa.string())
     width = len(id_table)
     return pa.table(
         [

@@ -8,12 +8,12 @@ from typing import Final, get_args
 
 import pyarrow as pa
 
-from raylens.errors import RunError
+from raylens.errors import DamagedFileError, RunError
 from raylens.ids import SaeId, digest
 from raylens.store.lock import Lock
 from raylens.store.manifest import FileEntry, Kind, Manifest, new_generation
 from raylens.store.merge import SaeMerge
-from raylens.store.parquet import layout_of
+from raylens.store.parquet import TableFile, layout_of
 from raylens.store.parts import made, part
 from raylens.store.windows import WindowsShard
 from raylens.store.workspace import CacheStore
@@ -24,6 +24,31 @@ _OF_FEATURES: Final = frozenset({"logits", "neighbours", "encoder_neighbours", "
 def feature_table(cache: CacheStore, sae: SaeId, kind: Kind, made_from: Mapping[str, object]) -> FileEntry | None:
     """The entry of a table written before by :func:`write_feature_table` from the same things, else None."""
     return made(cache, _table_path(cache, sae, kind, made_from))
+
+
+def copied_feature_table(
+    cache: CacheStore, others: Iterable[CacheStore], sae: SaeId, kind: Kind, made_from: Mapping[str, object]
+) -> FileEntry | None:
+    """As :func:`feature_table`, of a table that another cache has from the same things: it is copied to this one.
+
+    Args:
+        cache: Where to.
+        others: Where it may be; one that is gone or damaged there is passed over.
+        sae: Whose.
+        kind: Which table.
+        made_from: As for :func:`write_feature_table`.
+    """
+    for other in others:
+        entry = feature_table(other, sae, kind, made_from)
+        if entry is None:
+            continue
+        try:
+            with TableFile(other.files, entry.path, remedy="merge that cache again.") as file:
+                table = file.read()
+        except DamagedFileError:
+            continue
+        return write_feature_table(cache, sae, kind, table, made_from)
+    return None
 
 
 def write_feature_table(
