@@ -66,6 +66,9 @@ def test_windows_stand_in_columns_each_on_its_own_scale(browsed: Workspace) -> N
     text = html(compare(compared="windows", each="3"))
     assert text.count('class="rl-a9 rl-peak"') == 2, "the strongest window of each"
     assert "peak 4" in text
+    assert "rl-value" not in text
+    with_values = html(compare(compared="windows", each="3", each_values="true"))
+    assert '<sub class="rl-value">4</sub>' in with_values
 
 
 def test_dead_features_are_said_to_be_silent(browsed: Workspace) -> None:

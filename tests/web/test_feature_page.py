@@ -87,6 +87,13 @@ def test_related_features_are_listed_by_how_near_they_are(browsed: Workspace) ->
     assert next(iter(table["said of it"])) == "harmful words"
 
 
+def test_activations_can_be_written_behind_their_tokens(browsed: Workspace) -> None:
+    assert "rl-value" not in html(feature())
+    app = feature(values="true")
+    assert next(one for one in app.toggle if one.label == "values").value is True
+    assert '<sub class="rl-value">4</sub>' in html(app)
+
+
 def test_charts_of_activations_and_logits(browsed: Workspace) -> None:
     shown = [titles(one) for one in charts(feature(part="activations and logits"))]
     assert shown == [

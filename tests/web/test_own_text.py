@@ -42,6 +42,8 @@ def test_a_text_is_read_and_shaded(services: Here, monkeypatch: pytest.MonkeyPat
         assert answers[index].peak > 0
         assert f'title="{answers[index].peak:.9g}"' in shown
         assert "read by raylens/pico" in said(app)
+        app.toggle(key="own-text-values").set_value(True)
+        assert f'<sub class="rl-value">{answers[index].peak:.5g}</sub>' in html(run(app))
         silent = min(answers, key=lambda one: answers[one].peak)
         assert answers[silent].position is None
         app = read(page("feature", id=f"{PICO}/{silent}", part="your text"), text)

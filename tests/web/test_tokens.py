@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from raylens.reports.visible import visible
 from raylens_app.web.plain import plain
 from raylens_app.web.theme import LEVELS
-from raylens_app.web.tokens import level_of, one_token, token_text
+from raylens_app.web.tokens import DIGITS, level_of, one_token, token_text
 
 TEXTS = st.lists(
     st.one_of(
@@ -91,6 +92,16 @@ def test_values_are_exact_and_the_peak_stands_out() -> None:
     assert marked[0]["class"] == f"rl-a{LEVELS} rl-peak"
     assert marked[1]["class"] == "rl-a1"
     assert all(one["dir"] == "auto" for one in marked), "a token never turns round what stands beside it"
+
+
+def test_values_can_be_written_out_and_tell_all_activations_of_a_cache_apart() -> None:
+    tokens, values = ["a", " b", "\n", " c"], [0.0, 7.28515625, 0.001953125, 1024.0]
+    seen = Seen(token_text(tokens, values, 1024.0, values=True))
+    assert seen.text == "a b7.2852↵\n0.0019531 c1024"
+    assert [found["class"] for tag, found in seen.elements if tag == "sub"] == ["rl-value"] * 3
+    # What the store keeps has a 10-bit mantissa: neighbours of all sizes, none written alike.
+    kept = [math.ldexp(1024 + at, -10) for at in range(1025)] + [math.ldexp(1024 + at, -3) for at in range(1, 1025)]
+    assert len({f"{one:.{DIGITS}g}" for one in kept}) == len(kept)
 
 
 def test_direction_marks_and_controls_have_a_shape() -> None:

@@ -118,6 +118,7 @@ def _rules() -> Iterator[str]:
         ".rl-tokens span{border-radius:3px;padding:1px 0;unicode-bidi:isolate}"
         f".rl-tokens .rl-sign{{color:{_pair(_SOFT)};opacity:.75}}"
         f".rl-tokens .rl-peak{{box-shadow:inset 0 -2px 0 {_pair(_PEAK)};font-weight:600}}"
+        f".rl-tokens .rl-value{{color:{_pair(_SOFT)};font-size:.75em;margin:0 .15em}}"
         f".rl-soft{{color:{_pair(_SOFT)};font-size:.86rem}}p.rl-soft{{margin:1rem 0 .1rem}}"
         ".rl-bucket{display:inline-block;width:.7em;height:.7em;border-radius:2px;margin-right:.4em}"
         ".rl-facts.rl-facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.5rem 1rem;"

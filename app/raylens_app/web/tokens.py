@@ -17,6 +17,10 @@ from raylens_app.cli.render import Piece, around_peak, pieces
 from raylens_app.web.theme import LEVELS
 
 BREAK: Final = "↵"
+VALUES_HELP: Final = "The activation behind each token that fires."
+"""Of the switch for ``values``."""
+DIGITS: Final = 5
+"""Of an activation that is written out: the store keeps a 10-bit mantissa, and four would not tell all apart."""
 _TAB: Final = "⇥"
 _SPACE: Final = "·"
 
@@ -28,6 +32,7 @@ def token_text(
     *,
     context: int = 0,
     breaks: bool = True,
+    values: bool = False,
     label: str = "text, shaded by activation",
 ) -> Markup:
     """A text whose tokens are shaded by how strongly a feature fires on them.
@@ -39,6 +44,7 @@ def token_text(
         scale: The activation that gets the strongest shade, usually the feature's maximum.
         context: Tokens on either side of the peak; 0 for all.
         breaks: Break lines where the text does; else only show that it does.
+        values: Write the activation behind each token that fires, for those who cannot point at it, and on paper.
         label: What it is, for those who do not see it.
 
     Returns:
@@ -48,7 +54,10 @@ def token_text(
     parts: list[Child] = []
     for fires, group in groupby(cut, lambda piece: piece.activation > 0):
         if fires:
-            parts += [_token(piece, scale, breaks=breaks) for piece in group]
+            for piece in group:
+                parts.append(_token(piece, scale, breaks=breaks))
+                if values:
+                    parts.append(element("sub", f"{piece.activation:.{DIGITS}g}", class_="rl-value"))
         else:
             parts.append(_signed("".join(piece.text for piece in group), breaks=breaks))
     return element("div", parts, class_="rl-tokens", role="group", aria_label=label)

@@ -11,7 +11,7 @@ import streamlit as st
 from raylens.reports.markup import Child, element, joined
 from raylens_app.web.feature.subject import Subject
 from raylens_app.web.plain import plain
-from raylens_app.web.tokens import exact, token_text
+from raylens_app.web.tokens import VALUES_HELP, exact, token_text
 
 _CONTEXT: Final = 12
 _COUNTS: Final = (3, 5, 10)
@@ -19,10 +19,12 @@ _COUNTS: Final = (3, 5, 10)
 
 def windows(subjects: Sequence[Subject]) -> None:
     """Draw them, each feature's on its own scale."""
-    n = st.selectbox("windows of each", _COUNTS, index=1, key="each", bind="query-params", width=140)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        n = st.selectbox("windows of each", _COUNTS, index=1, key="each", bind="query-params", width=140)
+        values = st.toggle("values", key="each_values", bind="query-params", help=VALUES_HELP)
     st.caption(
         f"The {n} strongest windows, {_CONTEXT} tokens to either side of the peak. Each feature has a scale of its "
-        "own; point at a token for its exact activation."
+        "own; point at a token for its exact activation, or turn on values."
     )
     for place, one in zip(st.columns(len(subjects)), subjects, strict=True):
         with place:
@@ -33,7 +35,8 @@ def windows(subjects: Sequence[Subject]) -> None:
                 continue
             blocks: list[Child] = []
             for each in found:
-                shown = token_text(each.tokens, each.activations.tolist(), one.scale, context=_CONTEXT)
+                activations = each.activations.tolist()
+                shown = token_text(each.tokens, activations, one.scale, context=_CONTEXT, values=values)
                 where = f"peak {exact(each.peak)} · {each.path or each.source}"
                 blocks += [element("p", where, class_="rl-soft"), shown]
             st.html(joined(*blocks))

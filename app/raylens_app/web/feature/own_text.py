@@ -12,7 +12,7 @@ from raylens_app.web.feature.subject import Subject
 from raylens_app.web.numbers import figure
 from raylens_app.web.plain import plain
 from raylens_app.web.services import down
-from raylens_app.web.tokens import token_text
+from raylens_app.web.tokens import VALUES_HELP, token_text
 
 _LONGEST: Final = 20_000
 _ANSWER: Final = "own-text-answer"
@@ -55,4 +55,6 @@ def _shown(subject: Subject, read: ActivateAnswer) -> None:
         st.caption(f"peak {figure(read.peak)}{share}; read by {plain(read.model)}")
     if read.n_dropped:
         st.warning(f"{read.n_dropped:,} tokens at the end were not read: the model's context is full.")
-    st.html(token_text(tokens, values, max(subject.scale, read.peak), label="your text, shaded by activation"))
+    written = st.toggle("values", key="own-text-values", help=VALUES_HELP)
+    label = "your text, shaded by activation"
+    st.html(token_text(tokens, values, max(subject.scale, read.peak), values=written, label=label))

@@ -14,7 +14,7 @@ from raylens.store.peak_bounds import bounds_of_share
 from raylens_app.web.feature.subject import Subject
 from raylens_app.web.numbers import figure
 from raylens_app.web.states import empty
-from raylens_app.web.tokens import copied, exact, token_text
+from raylens_app.web.tokens import VALUES_HELP, copied, exact, token_text
 
 BOUND: Final = "query-params"
 SHARES: Final = 10
@@ -34,6 +34,7 @@ def windows(subject: Subject) -> None:
             "tokens around the peak", _WIDTHS, index=1, key="context", bind=BOUND, width=170, help="On either side."
         )
         breaks = st.toggle("break lines", value=True, key="breaks", bind=BOUND)
+        values = st.toggle("values", key="values", bind=BOUND, help=VALUES_HELP)
         as_text = st.toggle(
             "as text", key="text", bind=BOUND, help="Without shades, each with a button that copies it."
         )
@@ -49,7 +50,7 @@ def windows(subject: Subject) -> None:
             st.caption(_where(one))
             st.code(copied(one.tokens), language=None, wrap_lines=True)
     else:
-        _shaded(found, subject.scale, context, breaks=breaks)
+        _shaded(found, subject.scale, context, breaks=breaks, values=values)
 
 
 def _bounds(subject: Subject, kind: str) -> tuple[float, float]:
@@ -78,18 +79,22 @@ def _bounds(subject: Subject, kind: str) -> tuple[float, float]:
 
 def _heading(kind: str, low: float, high: float, n: int) -> str:
     if kind == "top":
-        return f"The {n} strongest windows. Point at a token for its exact activation; the peak is underlined."
+        return (
+            f"The {n} strongest windows. Point at a token for its exact activation, or turn on values; the peak is "
+            "underlined."
+        )
     if kind == "random":
         return f"A random sample of {n} of all windows in which it fires."
     span = f"from {figure(low)}" + (f" to {figure(high)}" if math.isfinite(high) else "")
     return f"{n} windows with peaks {span}."
 
 
-def _shaded(found: Sequence[Example], scale: float, context: int, *, breaks: bool) -> None:
+def _shaded(found: Sequence[Example], scale: float, context: int, *, breaks: bool, values: bool) -> None:
     """One block of HTML for all: a component each would be slow."""
     blocks: list[Child] = []
     for one in found:
-        text = token_text(one.tokens, one.activations.tolist(), scale, context=context, breaks=breaks)
+        activations = one.activations.tolist()
+        text = token_text(one.tokens, activations, scale, context=context, breaks=breaks, values=values)
         blocks += [element("p", _where(one), class_="rl-soft"), text]
     st.html(joined(*blocks))
 
