@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asked import judge_of, sets_of
 from cache_runs import OTHER_SAE, SAE, Made, lend_map, make
+from fake_llm import FakeLlm
 from raylens.bundle.stdlib import read_stdlib
 from raylens.config import CacheConfig
+from raylens.examples.excerpt import ExampleSets
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
+from reading_judge import Judge
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +75,19 @@ def raylens(copy: Workspace, capsys: pytest.CaptureFixture[str], ray_cluster: No
         return code, json.loads(captured.out) if captured.out else None, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sets(undisturbed: Made) -> dict[int, ExampleSets]:
+    return sets_of(undisturbed)
+
+
+@pytest.fixture
+def judge(undisturbed: Made, sets: dict[int, ExampleSets]) -> Judge:
+    return judge_of(undisturbed, sets)
+
+
+@pytest.fixture
+def llm(judge: Judge) -> Iterator[FakeLlm]:
+    with FakeLlm(judge) as server:
+        yield server
