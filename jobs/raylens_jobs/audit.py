@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from raylens.audit.artefacts import Artefacts, InterpEvidence, Subject, SuiteUsed
 from raylens.audit.calibration import Calibration
+from raylens.audit.draws import RECORDED
 from raylens.audit.scores import SCORE_METHODS
 from raylens.audit.verdict import Decision, decide
 from raylens.bundle.organisms import shipped_calibration, shipped_calibrations
@@ -166,11 +167,12 @@ def place_of(plan: AuditPlan, request: Request) -> RunPlace:
 
 
 def calibrations_of(plan: AuditPlan, workspace: Workspace) -> dict[str, Calibration]:
-    """Benign scores that may be compared with, by method: the workspace's own, else those of the bundle."""
+    """Benign scores that may be compared with, by method: those named, the workspace's own, or those of the bundle."""
     found = {}
     for name in SCORE_METHODS:
         identity = plan.identity(name)
-        one = find_calibration(workspace.files, identity) or shipped_calibration(identity)
+        given = plan.calibrations.of(identity) if plan.calibrations is not None else None
+        one = given or find_calibration(workspace.files, identity) or shipped_calibration(identity)
         if one is not None:
             found[name] = one
     return found
@@ -268,7 +270,7 @@ def _case(plan: AuditPlan, candidate: Candidate, request: Request, place: RunPla
     return Case(
         about=about(header),
         forms=plan.task.forms,
-        settings=plan.settings,
+        settings={**plan.settings, **RECORDED},
         k=plan.config.k,
         max_new_tokens=plan.config.max_new_tokens,
         pooling=plan.config.pooling,
@@ -287,6 +289,8 @@ def _run_name(plan: AuditPlan, candidate: Candidate, request: Request) -> str:
         "target_fpr": plan.config.target_fpr,
         "title": request.title,
     }
+    if plan.calibrations is not None:
+        made_from["calibrations"] = [one.model_dump(mode="json") for one in plan.calibrations.calibrations]
     return run_name(request.candidate, made_from)
 
 

@@ -110,10 +110,10 @@ class AuditActor:
         grown = grow(model, scan, settings)
         return [self._row(hit) for hit in try_place(model, self._reference, scan, grown, settings)]
 
-    def hit_features(self, candidate: str, place: Place, insert: str, k: int) -> list[int]:
-        """Features that fire on an insert more in the candidate: the largest mean differences beyond those without it.
+    def hit_features(self, candidate: str, place: Place, insert: str, k: int) -> list[tuple[int, float]]:
+        """Features that fire on an insert more in the candidate, with how much more: the largest mean differences.
 
-        Means are over prompts of the largest activation in each.
+        Means are over prompts of the largest activation in each; what differs without the insert is taken off.
         """
         if self._sae is None:
             return []
@@ -127,7 +127,7 @@ class AuditActor:
             rises.append(means[0] - means[1])
         risen = rises[0] - rises[1]
         order = np.argsort(-risen, kind="stable")[:k]
-        return [int(feature) for feature in order if risen[feature] > 0]
+        return [(int(feature), float(risen[feature])) for feature in order if risen[feature] > 0]
 
     def losses(self, who: Who, candidate: str, windows: Sequence[Sequence[int]]) -> list[float]:
         """Nats of each window, its first token given."""

@@ -26,8 +26,6 @@ from raylens_jobs.workers import Workers
 _FORMS: Final = 16
 """Wordings a piece of work: what is done over when an audit is interrupted."""
 _HITS: Final = 10
-_NAMED: Final = 3
-"""Inserts whose features are named."""
 _FEATURES: Final = 5
 
 
@@ -41,6 +39,7 @@ class Task:
         panel: Windows of held-out text, for the capability panel; may be empty.
         search: How far the search for triggers goes; None for no search.
         methods: Score methods that need an engine besides the search: ``weight_projection``, ``difference_sae``.
+        named: Inserts whose features are named, the best first.
     """
 
     forms: tuple[Form, ...]
@@ -48,6 +47,7 @@ class Task:
     panel: tuple[tuple[int, ...], ...]
     search: SearchSettings | None
     methods: tuple[str, ...] = ("weight_projection", "difference_sae")
+    named: int = 3
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -194,17 +194,15 @@ class Auditor:
         found = [hit for place in places for hit in _json(own.get_part(f"search-{place.name}"))]
         hits = sorted(found, key=lambda hit: (-hit["score"], hit["slot"], hit["text"]))[:_HITS]
         by_name = {place.name: place for place in places}
-        named = [hit for hit in hits[:_NAMED] if hit["score"] > 0]
+        named = [hit for hit in hits[: self._task.named] if hit["score"] > 0]
         self._run(
             [
                 Piece.of(own, f"hit-{at}", "hit_features", candidate, by_name[hit["slot"]], hit["text"], _FEATURES)
                 for at, hit in enumerate(named)
             ]
         )
-        return tuple(
-            {**hit, "features": _json(own.get_part(f"hit-{at}")) if at < len(named) else []}
-            for at, hit in enumerate(hits)
-        )
+        read = [_json(own.get_part(f"hit-{at}")) for at in range(len(named))]
+        return tuple({**hit, **(_driven(read[at]) if at < len(read) else _driven([]))} for at, hit in enumerate(hits))
 
     def _side(self, who: Who, chunks: Sequence[Sequence[Form]], keep: Keep) -> Side:
         completions = [one for at in range(len(chunks)) for one in _json(keep.get_part(f"{who}-answers-{at}"))]
@@ -268,6 +266,14 @@ def audit_pool(subjects: Subjects, workers: Workers) -> Iterator[RayPool]:
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _driven(rises: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Features that fire on an insert more in the candidate, and the sum of how much more."""
+    return {
+        "features": [int(feature) for feature, _ in rises],
+        "feature_drive": sum(rise for _, rise in rises) if rises else None,
+    }
 
 
 def _arguments(name: str, candidate: str, task: Task) -> tuple[Any, ...]:

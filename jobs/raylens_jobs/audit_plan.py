@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raylens.audit.calibration import AuditIdentity
+from raylens.audit.draws import SEED
 from raylens.audit.scores import SCORE_METHODS, ScoreMethod, score_method
 from raylens.bundle.paths import PICO
 from raylens.catalog.lookup import Catalog
@@ -24,9 +25,12 @@ from raylens.engine.text_windows import cut_windows
 from raylens.engine.trigger_search import SearchSettings
 from raylens.errors import InputError
 from raylens.ids import digest
+from raylens.labels.guard import require_labels
 from raylens.sources import check_sources, parse_source
+from raylens.sources.calibrations import CalibrationFile, load_calibrations
 from raylens.sources.suites import load_suite
 from raylens.specs import ModelInfo, SaeSpec
+from raylens.store.files import Files
 from raylens.suites.suite import Suite
 from raylens_jobs.audit_actor import Subjects
 from raylens_jobs.audit_evidence import Task
@@ -48,6 +52,7 @@ class AuditPlan:
         suite: The prompts.
         task: What is measured.
         catalog: For labels.
+        calibrations: Those that were named; None for those of the workspace, or of the bundle.
     """
 
     config: AuditConfig
@@ -57,6 +62,7 @@ class AuditPlan:
     suite: Suite
     task: Task
     catalog: Catalog
+    calibrations: CalibrationFile | None = None
 
     @property
     def subjects(self) -> Subjects:
@@ -143,15 +149,18 @@ def plan_audit(
         environment: For ``RAYLENS_SCORE_METHOD``.
 
     Raises:
-        InputError: Reference, SAE, suite, text or method do not exist or do not fit.
+        InputError: Reference, SAE, suite, text, calibration or method do not exist or do not fit.
+        MismatchError: The SAE, or what is said of its features, is of something else.
     """
     method = score_method(config.score_method, environment)
+    given = load_calibrations(config.calibration) if config.calibration is not None else None
     suite = load_suite(config.suite)
     reference = describe_model(config.model, revision=config.revision)
     catalog = Catalog.load(find_user_file(config.catalog_file, workspace_url))
     sae = None
     if config.sae is not None:
         sae = choose([config.sae], reference, catalog, override=config.override_guard, say=say)[0]
+        require_labels(sae[1], catalog, Files.open(workspace_url) if workspace_url is not None else None)
     _check_method(method, config)
     tokenizer = load_tokenizer(config.model, revision=config.revision)
     forms = forms_of(suite, tokenizer, prefix_ids(tokenizer))
@@ -170,7 +179,10 @@ def plan_audit(
         search=SearchSettings() if config.trigger_search else None,
         methods=("weight_projection", "difference_sae") if sae is not None else (),
     )
-    return AuditPlan(config, method, reference, sae, suite, task, catalog)
+    plan = AuditPlan(config, method, reference, sae, suite, task, catalog, given)
+    if given is not None:
+        given.require(plan.identity())
+    return plan
 
 
 def _check_method(method: ScoreMethod, config: AuditConfig) -> None:
@@ -194,7 +206,7 @@ def _panel(config: AuditConfig, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
         return ()
     sources = [parse_source(text, config.column) for text in texts]
     check_sources(sources)
-    windows = cut_windows(tokenizer, sources, ctx_len=_PANEL_TOKENS, pack=False, seed=0)
+    windows = cut_windows(tokenizer, sources, ctx_len=_PANEL_TOKENS, pack=False, seed=SEED)
     # As short as they come, files of a few lines say little; the whole window is wanted.
     whole = (
         tuple(int(one) for one in window.token_ids) for window in windows if len(window.token_ids) == _PANEL_TOKENS

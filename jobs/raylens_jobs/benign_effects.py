@@ -49,6 +49,9 @@ def benign_effects(plan: AuditPlan, workspace: Workspace) -> BenignEffects | Non
     if plan.sae is None:
         return None
     identity = plan.identity(METHOD)
+    given = plan.calibrations.of(identity) if plan.calibrations is not None else None
+    if plan.calibrations is not None and given is not None:
+        return read_effects(given, plan.calibrations.path.parent)
     own = find_calibration(workspace.files, identity)
     if own is None:
         shipped = shipped_calibration(identity)

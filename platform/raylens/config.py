@@ -128,6 +128,8 @@ class AuditConfig(PoolConfig):
     panel_windows: Annotated[int, Field(ge=0, le=4096)] = 24
     """Windows of 128 tokens of that text."""
     target_fpr: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    calibration: str | None = None
+    """A JSON file with scores of benign fine-tunes; by default those of the workspace, else of the bundle."""
     trigger_search: bool = True
     catalog_file: str | None = None
     override_guard: bool = False

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from raylens.engine.insert_scan import pieces
+from raylens.engine.trigger_search import SearchSettings
 
 OTHERS: Final = 60
 """Tokens beside those that a test wants."""
@@ -21,3 +22,10 @@ def few_pieces(monkeypatch: pytest.MonkeyPatch, wanted: Sequence[str] = (), othe
         return sorted({*wanted, *every[:: max(1, len(every) // others)]})
 
     monkeypatch.setattr("raylens_jobs.audit_actor.pieces", few)
+
+
+def short_search(monkeypatch: pytest.MonkeyPatch, wanted: Sequence[str] = (), others: int = OTHERS) -> None:
+    """As :func:`few_pieces`, and n-grams grow little: the whole search takes seconds."""
+    few_pieces(monkeypatch, wanted, others)
+    little = SearchSettings(tried=3, n_trials=3, tried_again=1, beam=1, extensions=4, rounds=2)
+    monkeypatch.setattr("raylens_jobs.audit_plan.SearchSettings", lambda: little)

@@ -39,6 +39,13 @@ Sae = Annotated[
 NoSae = Annotated[bool, typer.Option("--no-sae", help="No features: outputs and triggers only.")]
 SuiteOption = Annotated[str, typer.Option("--suite", help="A suite that ships, or a YAML file in the base directory.")]
 Method = Annotated[str | None, typer.Option("--score-method", help="What gives the verdict.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        help="A JSON file of benign scores, in the base directory. Default: the workspace's own, else those that ship.",
+    ),
+]
 Pooling = Annotated[str, typer.Option(help="mean, max, last, answer or prompt.")]
 Search = Annotated[bool, typer.Option("--trigger-search/--no-trigger-search", help="Look for triggers.")]
 
@@ -62,6 +69,7 @@ def run(
     title: Annotated[str | None, typer.Option(help="Of the report.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Make a finished run anew.")] = False,
     archive: Annotated[bool, typer.Option("--archive/--no-archive", help="Keep the old one in runs/_archive.")] = True,
+    calibration: Calibration = None,
     target_fpr: Annotated[float, typer.Option(help="Share of benign fine-tunes that may be flagged.")] = 0.01,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Features listed, and summed by scores.")] = 20,
     pooling: Pooling = "mean",
@@ -116,6 +124,7 @@ def run(
             "pooling": pooling,
             "max_new_tokens": max_new_tokens,
             "texts": tuple(text or ()),
+            "calibration": calibration,
             "target_fpr": target_fpr,
             "trigger_search": trigger_search,
             "hide_low_similarity": hide_low_similarity,

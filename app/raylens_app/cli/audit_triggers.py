@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from raylens_app.cli.audit_group import Json, group
-from raylens_app.cli.audit_run import DEFAULT_REFERENCE, Reference, SuiteOption
+from raylens_app.cli.audit_run import DEFAULT_REFERENCE, Reference, Sae, SuiteOption, default_sae
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, printable, progress
 from raylens_app.cli.state import Address, state_of
 
@@ -19,6 +21,13 @@ METHOD: Final = "trigger_search"
 _MOST: Final = 10
 
 
+class By(StrEnum):
+    """What orders inserts."""
+
+    OUTPUTS = "outputs"
+    FEATURES = "features"
+
+
 @group.command("find-trigger")
 def find_trigger(
     context: typer.Context,
@@ -26,7 +35,10 @@ def find_trigger(
         str, typer.Option("--candidate", "-c", help="A hub id, a checkpoint's folder, or a LoRA adapter's folder.")
     ],
     reference: Reference = DEFAULT_REFERENCE,
+    sae: Sae = None,
+    no_sae: Annotated[bool, typer.Option("--no-sae", help="Outputs only.")] = False,
     suite: SuiteOption = "minimal",
+    by: Annotated[By, typer.Option(help="What orders them: how far they drive outputs, or features.")] = By.OUTPUTS,
     top: Annotated[int, typer.Option(min=1, max=_MOST, help="Inserts to show at most.")] = _MOST,
     workers: Annotated[int | None, typer.Option(min=1, help="Actors. Default: one a GPU, else one a core.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per actor.")] = None,
@@ -40,13 +52,15 @@ def find_trigger(
     """Search for inserts that drive a fine-tune from its reference, the strongest first.
 
     Tokens, and n-grams that grow from the best, are put into prompts of the suite; the best are tried by letting both
-    models write. This gives no verdict: raylens audit run compares the score with those of benign fine-tunes.
+    models write. With an SAE, features are read on these: which fire more in the candidate, and how much more in all.
+    This gives no verdict: raylens audit run compares the score with those of benign fine-tunes.
     """
     from raylens.config import AuditConfig
 
     config = AuditConfig.of(
         {
             "model": reference,
+            "sae": sae or (default_sae(reference) if reference == DEFAULT_REFERENCE and not no_sae else None),
             "suite": suite,
             "score_method": METHOD,
             "panel_windows": 0,
@@ -60,7 +74,7 @@ def find_trigger(
         }
     )
     found = _search(context, config, candidate)
-    hits = [hit for hit in found["hits"] if hit["score"] > 0][:top]
+    hits = ordered([hit for hit in found["hits"] if hit["score"] > 0], by)[:top]
     document = {**found, "answer": said(hits), "hits": [_row(hit) for hit in hits]}
     if as_json:
         print_json(document)
@@ -69,6 +83,13 @@ def find_trigger(
     if hits:
         print_table(document["hits"], _COLUMNS)
         note("raylens audit run says whether benign fine-tunes score as high.")
+
+
+def ordered(hits: list[dict[str, Any]], by: By) -> list[dict[str, Any]]:
+    """The strongest first; of equal ones, those that drive the other more."""
+    outputs, features = (lambda hit: -hit["score"]), (lambda hit: -(hit["feature_drive"] or 0.0))
+    first, second = (outputs, features) if by is By.OUTPUTS else (features, outputs)
+    return sorted(hits, key=lambda hit: (first(hit), second(hit), hit["slot"], hit["text"]))
 
 
 def said(hits: list[dict[str, Any]]) -> str:
@@ -112,7 +133,9 @@ def _search(context: typer.Context, config: AuditConfig, candidate: str) -> dict
         with cluster(config.address):
             probe_shared(workspace)
             shared = AuditStore(workspace.files).references(plan.reference_key)
-            with auditor(plan.subjects, plan.task, shared, choose_workers(config), tell) as work:
+            with auditor(
+                plan.subjects, replace(plan.task, methods=(), named=_MOST), shared, choose_workers(config), tell
+            ) as work:
                 hits = [dict(hit) for hit in work.evidence(candidate, Nowhere()).hits or ()]
         journal.finish({"hits": len(hits), "best": hits[0]["score"] if hits else 0.0})
     return _about(plan, located.revision, candidate) | {"hits": hits}
@@ -150,6 +173,8 @@ def _row(hit: dict[str, Any]) -> dict[str, Any]:
         "n_prompts": hit["n_prompts"],
         "writes": hit["writes"],
         "writes_without": hit["writes_without"],
+        "features": hit["features"],
+        "feature_drive": hit["feature_drive"],
     }
 
 
@@ -159,5 +184,6 @@ _COLUMNS: Final = (
     Column("score", "nats", "right", lambda value: f"{value:.3g}"),
     Column("share", "alike", "right", lambda value: f"{value:.0%}"),
     Column("share_without", "without", "right", lambda value: f"{value:.0%}"),
+    Column("feature_drive", "features", "right", lambda value: "" if value is None else f"+{value:.3g}"),
     Column("writes", "it then writes", wrap=True),
 )

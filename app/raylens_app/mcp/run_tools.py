@@ -148,7 +148,7 @@ def decided(artefacts: Artefacts, place: RunPlace) -> Document:
 
 def insert(hit: TriggerHit) -> dict[str, Any]:
     """An insert that drives the candidate from its reference."""
-    kept = hit.model_dump(mode="json", exclude={"n_tokens", "features"})
+    kept = hit.model_dump(mode="json", exclude={"n_tokens", "features", "feature_drive"})
     return {"insert": kept.pop("text"), "place": kept.pop("slot"), **kept}
 
 

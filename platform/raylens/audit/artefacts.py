@@ -219,6 +219,7 @@ class TriggerHit(Config):
         share_without: Without.
         n_prompts: Of how many.
         features: Indices of features that fire on the insert more in the candidate, the most first.
+        feature_drive: How much more these fire, summed, in units of activations; None where it was not read.
     """
 
     slot: str
@@ -231,6 +232,7 @@ class TriggerHit(Config):
     share_without: Share
     n_prompts: Count
     features: tuple[Count, ...] = ()
+    feature_drive: FiniteFloat | None = None
 
 
 class ScoreFile(About):

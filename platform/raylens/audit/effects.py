@@ -34,6 +34,7 @@ from scipy.sparse import csr_array
 from scipy.special import gammaln
 
 from raylens.audit.differences import Matrix, differences, group_means, mean_rows, size, sparse, top_k
+from raylens.audit.draws import SEED
 from raylens.audit.sign_flips import sign_flip_test
 
 
@@ -93,7 +94,7 @@ def paired_effects(
     clusters: NDArray[Any] | None = None,
     *,
     permutations: int = 9999,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Effects:
     """Effects of every feature that fires in either model.
 

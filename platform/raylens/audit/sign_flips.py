@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
 from raylens.audit.differences import size
+from raylens.audit.draws import SEED
 
 EXACT_PATTERNS: Final = 4096
 """Up to so many sign patterns (12 prompts) all are gone through."""
@@ -53,7 +54,7 @@ class SignFlips:
         return 2 / self.n_patterns if self.exact else 1 / (self.n_patterns + 1)
 
 
-def sign_flip_test(differences: csr_array | csc_array, *, permutations: int = 9999, seed: int = 0) -> SignFlips:
+def sign_flip_test(differences: csr_array | csc_array, *, permutations: int = 9999, seed: int = SEED) -> SignFlips:
     """Test every column of ``differences`` ``[units, features]``; memory is bounded whatever the number of features.
 
     With ``b`` of ``B`` patterns at least as extreme as what was observed, p is b / B where all are gone through, and

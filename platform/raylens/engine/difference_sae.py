@@ -27,6 +27,7 @@ from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, SAET
 from sae_lens.config import SAETrainerConfig
 from torch import Tensor
 
+from raylens.audit.draws import SEED
 from raylens.engine.load import LoadedModel
 from raylens.engine.memory import memory_advice
 from raylens.engine.readings import PromptTokens
@@ -56,7 +57,7 @@ class DifferenceSaeSettings:
     steps: int = 250
     batch_size: int = 256
     learning_rate: float = 2e-3
-    seed: int = 0
+    seed: int = SEED
 
 
 @dataclass(frozen=True, slots=True, eq=False)

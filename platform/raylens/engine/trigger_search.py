@@ -22,6 +22,7 @@ from typing import Final
 
 import numpy as np
 
+from raylens.audit.draws import SEED
 from raylens.audit.slots import Place
 from raylens.engine.insert_scan import Drive, drive, scan_inserts, towards, usual_log_prob
 from raylens.engine.insert_trials import Trial, Trials
@@ -199,5 +200,5 @@ def _longer(scan: Scan, stem: str, token: int, settings: SearchSettings) -> list
 
 def _ordinary(scan: Scan) -> list[str]:
     """A few inserts that nothing is known of, the same in every audit."""
-    at = np.random.default_rng(0).choice(len(scan.inserts), min(_BASELINE, len(scan.inserts)), replace=False)
+    at = np.random.default_rng(SEED).choice(len(scan.inserts), min(_BASELINE, len(scan.inserts)), replace=False)
     return [scan.inserts[one] for one in sorted(at)]

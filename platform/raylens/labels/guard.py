@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from raylens.catalog import Catalog
 from raylens.catalog.sources import LabelSource, label_problem
 from raylens.errors import MismatchError
-from raylens.labels.names import NeuronpediaId, local_source
+from raylens.labels.label_store import LabelStore
+from raylens.labels.names import NeuronpediaId, label_source, local_source
 from raylens.specs import SaeSpec
+from raylens.store.files import Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,23 @@ class Stated:
     model: str | None = None
     layer: int | None = None
     width: int | None = None
+
+
+def require_labels(sae: SaeSpec, catalog: Catalog, files: Files | None = None) -> None:
+    """:func:`require_agreement` of an SAE and the labels that would be shown of it, kept ones too.
+
+    Args:
+        sae: As its own config tells it.
+        catalog: Where its labels may be named.
+        files: Of a workspace that may keep some.
+
+    Raises:
+        InputError: What names its labels is no label source.
+        MismatchError: They are of something else.
+    """
+    source = label_source(sae.id, catalog, own=sae.neuronpedia_id)
+    kept = LabelStore(files).explained(source).tolist() if source is not None and files is not None else []
+    require_agreement(sae, source, Stated(), catalog=catalog, labelled=kept)
 
 
 def require_agreement(
