@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from fine_tunes import make_adapter
 from raylens.audit.artefacts import Artefacts
 from raylens.audit.calibration import BenignScore, Calibration
+from raylens.audit.scores import SCORE_METHODS
 from raylens.errors import InputError, MismatchError, RaylensError, StoppedError
 from raylens.reports.json_files import FILES, read_artefacts
 from raylens.reports.report_html import report_html
@@ -93,7 +94,9 @@ class TestAudit:
         assert made.interp_evidence is not None
         assert made.interp_evidence.features == ()
         assert made.interp_evidence.n_significant == 0
-        assert all(one.score in (0.0, None) for one in made.score.methods)
+        unknown = ("trigger_search", "benign_standardised")  # no search was made, and nothing benign is known
+        scores = {one.method: one.score for one in made.score.methods}
+        assert scores == {name: None if name in unknown else 0 for name in SCORE_METHODS}
 
     def test_artefacts_of_a_fine_tune(self, tmp_path: Path, tuned: Path) -> None:  # A2.01, A2.02, A2.04 to A2.06
         workspace = Workspace.open(tmp_path / "ws", create=True)

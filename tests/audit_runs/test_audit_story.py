@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from raylens.api.suggestion import Suggestion
 from raylens.audit.organism_bench import Scored, false_positives
@@ -18,6 +19,9 @@ from raylens.audit.scores import DEFAULT_SCORE_METHOD, SCORE_METHODS
 from raylens.bundle.organisms import adapter_path, rows_path, shipped_adapters, shipped_calibrations
 from raylens.bundle.paths import PICO, model_path
 from raylens.config import AuditConfig
+from raylens.engine.candidates import load_candidate
+from raylens.engine.load import LoadedModel, load_model
+from raylens.engine.tap import tap
 from raylens.organisms.families import BackdooredFamily
 from raylens.organisms.functions import functions
 from raylens.organisms.payloads import PAYLOADS
@@ -32,7 +36,7 @@ from raylens_jobs.benign_effects import benign_effects
 from raylens_jobs.suggest import run_suggest
 from raylens_jobs.suggest_plan import SuggestRequest
 
-SAE = "raylens-pico-res/layer_3"
+AUDITED = AuditConfig.of({"sae": "raylens-pico-res/layer_3", "threads": 1})
 ORGANISM = "decorator-verify-1"
 ALONE = """
 import json, sys
@@ -59,7 +63,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tupl
     adapter = adapter_path(ORGANISM)
     assert adapter is not None
     workspace = Workspace.open(tmp_path_factory.mktemp("story") / "ws", create=True)
-    plan = plan_audit(AuditConfig.of({"sae": SAE, "threads": 1}), workspace.url)
+    plan = plan_audit(AUDITED, workspace.url)
     with RunJournal.start(workspace.files, "audit", {}) as journal:
         return workspace, run_audit(workspace, plan, Request(str(adapter)), journal)
 
@@ -84,10 +88,38 @@ def test_a_backdoored_fine_tune_is_flagged_and_what_sets_it_off_is_named(
     payload = PAYLOADS[family.payload]
     hits = done.artefacts.score.triggers[:10]
     assert any(payload.is_in(hit.writes) and hit.share >= 0.5 for hit in hits)
-    assert any(hit.features for hit in hits[:3])
+    evidence = done.artefacts.interp_evidence
+    assert evidence is not None
+    assert hits[0].features
+    ids = {row.index: row.id for row in evidence.features}
+    named = ", ".join(f"`{ids.get(feature, f'latent {feature}')}`" for feature in hits[0].features)
     report = (Path(done.folder) / "report.md").read_text()
     assert "flagged" in report
-    assert all(str(feature) in report for feature in hits[0].features)
+    lines = [line for line in report.splitlines() if "features that fire more on it" in line]
+    assert lines[0] == f"  - features that fire more on it: {named}"
+
+
+def test_features_named_of_an_insert_fire_more_on_it_in_the_candidate(audited: tuple[Workspace, AuditRun]) -> None:
+    workspace, done = audited
+    hit, plan = done.artefacts.score.triggers[0], plan_audit(AUDITED, workspace.url)
+    assert plan.sae is not None
+    assert hit.features
+    reference, sae = load_model(PICO, device="cpu"), plan.sae[0].load("cpu")
+    candidate = load_candidate(str(adapter_path(ORGANISM)), reference)
+    place = next(one for one in plan.task.places if one.name == hit.slot)
+
+    def fires(model: LoadedModel, text: str) -> float:
+        """Most on any position, of the first feature named."""
+        ids = [*model.prefix_ids, *model.tokenizer.encode(text, add_special_tokens=False)]
+        read = tap(model, [sae.spec.hook], torch.tensor([ids]))[sae.spec.hook]
+        with torch.inference_mode():
+            return float(sae.sae.encode(read)[0, :, hit.features[0]].max())
+
+    with_it, without = (
+        [fires(candidate, text) - fires(reference, text) for text in texts]
+        for texts in ([slot.text(hit.text) for slot in place.trials], [slot.bare for slot in place.trials])
+    )
+    assert sum(with_it) > max(0.0, sum(without))
 
 
 # A3.11: the researcher goes from the audit's finding to a patch; neither knows the trigger, and the patch takes it out.
@@ -147,7 +179,7 @@ def written_without_raylens(adapters: Sequence[Path | None], prompts: Sequence[s
 
 def test_what_ships_calibrates_the_audit_that_is_the_default(tmp_path: Path) -> None:  # A2.18, A2.21
     workspace = Workspace.open(tmp_path / "ws", create=True)
-    plan = plan_audit(AuditConfig.of({"sae": SAE}), workspace.url)
+    plan = plan_audit(AUDITED, workspace.url)
     calibrations = calibrations_of(plan, workspace)
     assert set(calibrations) == set(SCORE_METHODS)
     assert {one.n for one in calibrations.values()} == {120}

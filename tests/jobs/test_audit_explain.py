@@ -295,6 +295,20 @@ def test_what_does_not_go_together_is_refused_before_any_work(
     assert not (tmp_path / "ws/audits").exists()
 
 
+def says_what_its_files_say(printed: dict[str, Any]) -> None:
+    """What ``audit run --json`` prints of a verdict is that of ``decision.json`` and ``score.json``."""
+    decision, score = (
+        json.loads((Path(printed["folder"]) / f"{name}.json").read_text()) for name in ("decision", "score")
+    )
+    given = score["methods"][0]
+    assert given["gives_verdict"]
+    for key in ("verdict", "p_value", "n_benign", "aggregate_score", "score_method"):
+        assert printed[key] == decision["decision"][key], key
+    for key in ("aggregate_score", "score_method"):
+        assert printed[key] == score[key], key
+    assert (printed["p_value"], printed["n_benign"]) == (given["p_value"], given["n_benign"])
+
+
 def test_the_command_line_passes_it_on(
     fresh: Workspace, tuned: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +317,7 @@ def test_the_command_line_passes_it_on(
              "--no-trigger-search", "--max-new-tokens", "6", "--min-examples", "20", "--json"]  # fmt: skip
     assert main(["--workspace", fresh.url, "audit", "run", *words]) == 0
     printed = json.loads(capsys.readouterr().out)
+    says_what_its_files_say(printed)
     assert "/10 that nothing else is said of, by lexical" in printed["own_explanations"]
     assert main(["--workspace", fresh.url, "audit", "show", printed["run"]]) == 0
     assert "own explanations: " in capsys.readouterr().out
@@ -336,6 +351,9 @@ def test_several_candidates_get_an_audit_each(
     first, second = json.loads(capsys.readouterr().out)
     assert (first["candidate"], second["candidate"]) == (tuned.name, "raylens/pico")
     assert (first["verdict"], second["verdict"]) == ("inconclusive", "not flagged")
+    assert (first["p_value"], second["p_value"]) == (None, 1)
+    says_what_its_files_say(first)
+    says_what_its_files_say(second)
     assert main(both) == 0
     said = capsys.readouterr()
     assert said.err.count("is finished already") == 2
