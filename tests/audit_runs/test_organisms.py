@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,11 @@ from raylens_jobs.organism_rows import (
     export_organisms,
     shipped_rows,
 )
-from raylens_jobs.organisms import LOCKS, Build, build_organisms, estimate, missing
+from raylens_jobs.organisms import LOCKS, Build, build_organisms, check_context, estimate, missing
+from raylens_jobs.workers import Workers
+from tiny_models import model_folders
+
+__all__ = ["model_folders"]
 
 BUILD = Build(halves=("development",), families=("two-spaces",), members=1, keep_all=True)
 
@@ -220,10 +225,36 @@ def test_builds_that_are_none() -> None:
     assert len({one.family for one in first}) == 40  # a member of each family in turn
 
 
+def test_a_model_that_reads_too_little_is_refused_before_training(
+    workspace: Workspace, tmp_path: Path, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own suite is short enough for it, what organisms are measured on is not; no Ray is needed to say so."""
+    monkeypatch.setenv("RAYLENS_BASE_DIR", str(tmp_path))
+    (tmp_path / "one.yaml").write_text("prompts:\n  - id: add\n    text: import os\n")
+    asked = plan(model=str(model_folders["llama"]), sae=None, suite="one.yaml")
+    assert asked.reference.max_positions == 128
+    with (
+        RunJournal.start(workspace.files, "organisms", {}) as journal,
+        pytest.raises(InputError, match=r"organisms are made with texts of up to .* tokens, more than the 128 that"),
+    ):
+        build_organisms(workspace, asked, BUILD, journal)
+    check_context(plan(), BUILD.organisms())  # pico reads enough
+    check_context(asked, ())  # of which nothing is to be made
+
+
+def test_prompts_that_triggers_are_tried_in_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = plan(trigger_search=True)
+    monkeypatch.setattr("raylens_jobs.organisms.longest_text", lambda *_: 0)
+    for limit, fits in ((64, False), (512, True)):
+        small = replace(asked, reference=replace(asked.reference, max_positions=limit))
+        with nullcontext() if fits else pytest.raises(InputError, match=f"more than the {limit} that"):
+            check_context(small, BUILD.organisms())
+
+
 def test_an_estimate_grows_with_what_is_asked() -> None:
     asked = plan()
     halves = ("development", "held_out")
-    some, all_of_them = (estimate(asked, Build(halves=halves, members=n).organisms(), 2, 1) for n in (1, 4))
+    some, all_of_them = (estimate(asked, Build(halves=halves, members=n).organisms(), Workers(2, 1, 0)) for n in (1, 4))
     assert some["organisms"] == 40
     assert 3 < all_of_them["operations"] / some["operations"] < 5
     assert some["seconds"] > 0

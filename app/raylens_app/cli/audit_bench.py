@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -10,7 +11,7 @@ import typer
 from raylens.errors import InputError
 from raylens_app.cli.audit_group import Json, group
 from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Pooling, Reference, Sae, SuiteOption, default_sae
-from raylens_app.cli.organisms import ModelOption, known_rows
+from raylens_app.cli.organisms import ModelOption, known_rows, taking, workspace_if_any
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import Address, state_of
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from raylens.audit.halves import Half
     from raylens.audit.organism_bench import MethodBench, Scored
     from raylens.audit.rates import Rate
+    from raylens.config import AuditConfig
+    from raylens_jobs.audit_plan import AuditPlan
 
 _FEWEST: Final = 99
 """Benign fine-tunes that a p-value of 1 % takes."""
@@ -41,6 +44,7 @@ def calibrate(
     num_gpus: Annotated[int | None, typer.Option(min=0, help="Use at most this many GPUs.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     address: Address = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Score benign fine-tunes, so that audits of the same reference, suite and settings have a verdict.
@@ -52,7 +56,8 @@ def calibrate(
     from raylens_jobs.audit_plan import plan_audit
     from raylens_jobs.calibrate import Registered
     from raylens_jobs.calibrate import calibrate as run
-    from raylens_jobs.organism_rows import calibrate_from_rows
+    from raylens_jobs.organism_rows import calibrate_from_rows, calibrating, rows_of
+    from raylens_jobs.organisms import estimate_scoring, workers_here
 
     config = AuditConfig.of(
         {
@@ -69,9 +74,13 @@ def calibrate(
             "address": address,
         }
     )
+    if candidate and dry_run:
+        _dry_run(context, config, candidate, as_json)
+        return
     workspace = state_of(context).open_workspace(create=bool(candidate))
     plan = plan_audit(config, workspace.url, note)
     if candidate:
+        note(_measuring(plan, estimate_scoring(plan, len(candidate), workers_here(config))))
         registered = [Registered(ref, family) for ref in candidate]
         asked = {**config.model_dump(mode="json"), "candidates": list(candidate), "family": family}
         with RunJournal.start(workspace.files, "calibrate", asked) as journal:
@@ -79,12 +88,17 @@ def calibrate(
                 found = run(workspace, plan, registered, journal, lambda done, total, what: bar(done, total, what))
             journal.finish({"calibrations": len(found)})
     else:
-        found = calibrate_from_rows(workspace, plan)
-        if not found:
+        benign = calibrating(rows_of(workspace, plan))
+        if not benign:
             raise InputError(
                 "there is no benign organism scored with these settings.",
                 hint="raylens organisms build makes some; or name fine-tunes with --candidate.",
             )
+        if dry_run:
+            _say({**estimate_scoring(plan, 0, workers_here(config)), "rows": len(benign)}, _again(len(benign)), as_json)
+            return
+        note(_again(len(benign)))
+        found = calibrate_from_rows(workspace, plan)
     rows = [{"method": one.identity.method, "n": one.n, "families": len(one.families)} for one in found]
     if as_json:
         print_json(rows)
@@ -95,6 +109,34 @@ def calibrate(
     fewest = min(row["n"] for row in rows)
     if fewest < _FEWEST:
         note(f"with {fewest} benign fine-tunes no p-value below {1 / (fewest + 1):.3g} exists; 1 % takes {_FEWEST}.")
+
+
+def _dry_run(context: typer.Context, config: AuditConfig, candidates: list[str], as_json: bool) -> None:
+    from raylens_jobs.audit_plan import plan_audit
+    from raylens_jobs.organisms import estimate_scoring, workers_here
+
+    workspace = workspace_if_any(context)
+    plan = plan_audit(config, workspace.url if workspace is not None else None, note)
+    for ref in candidates:
+        plan.candidate(ref)
+    taken = estimate_scoring(plan, len(candidates), workers_here(config))
+    _say(taken, _measuring(plan, taken), as_json)
+
+
+def _measuring(plan: AuditPlan, taken: Mapping[str, Any]) -> str:
+    n = taken["candidates"]
+    return f"{n} fine-tune{'s are' if n > 1 else ' is'} to be measured{taking(taken, plan.config.address)}"
+
+
+def _again(n: int) -> str:
+    return f"nothing is to be measured: scores of {n} benign organism{'s are' if n > 1 else ' is'} used again"
+
+
+def _say(taken: Mapping[str, Any], sentence: str, as_json: bool) -> None:
+    if as_json:
+        print_json(taken)
+    else:
+        print_text(sentence)
 
 
 @group.command("bench")
@@ -143,7 +185,7 @@ def bench(
         )
         return
     if chosen == "development":
-        note("no organism is held out yet: these rates are of organisms that thresholds and methods were chosen on.")
+        note(f"{_why_development(organisms)}these rates are of organisms that thresholds and methods were chosen on.")
     print_table([_shown(row) for row in rows], _COLUMNS)
     print_text(f"what sets them off was found, within ten inserts: {_share(found)} of backdoored organisms")
     if checked:
@@ -224,6 +266,15 @@ def _half(asked: str | None, organisms: list[Scored]) -> Half:
         return cast("Half", asked)
     kinds = {one.is_backdoored for one in organisms if one.half == "held_out"}
     return "held_out" if kinds == {True, False} else "development"
+
+
+def _why_development(organisms: list[Scored]) -> str:
+    """What is lacking for rates of the other half, to begin a sentence with; nothing where they are there."""
+    kinds = {one.is_backdoored for one in organisms if one.half == "held_out"}
+    if kinds == {True, False}:
+        return ""
+    lacking = "" if not kinds else "benign " if kinds == {True} else "backdoored "
+    return f"no {lacking}organism is held out yet: "
 
 
 _COLUMNS: Final = [

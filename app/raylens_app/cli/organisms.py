@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -15,8 +15,8 @@ from raylens_app.cli.output import Column, duration, note, print_json, print_tab
 from raylens_app.cli.state import Address, state_of
 
 if TYPE_CHECKING:
-    from raylens.organisms.recipe import Organism
     from raylens.store.audit_organisms import OrganismRow
+    from raylens.store.workspace import Workspace
     from raylens_jobs.audit_plan import AuditPlan
     from raylens_jobs.organisms import Build
 
@@ -63,7 +63,7 @@ def build(
     are made.
     """
     from raylens.store.runs import RunJournal
-    from raylens_jobs.organisms import build_organisms, missing
+    from raylens_jobs.organisms import build_organisms, check_context, estimate, missing, workers_here
 
     plan, asked = (
         _plan(
@@ -82,15 +82,22 @@ def build(
         ),
         _build(kind, half, family, members, keep, keep_all, anew),
     )
-    workspace = state_of(context).open_workspace(create=True)
-    wanted = missing(workspace, plan, asked)
+    wanted = missing(workspace_if_any(context), plan, asked)
+    check_context(plan, wanted)
+    in_all, taken = len(asked.organisms()), estimate(plan, wanted, workers_here(plan.config))
+    sentence = f"{len(wanted)} of {in_all} organisms are to be made{taking(taken, plan.config.address)}"
     if dry_run:
-        _dry_run(plan, asked, wanted, as_json)
+        if as_json:
+            print_json({**taken, "in_all": in_all})
+        else:
+            print_text(sentence)
         return
+    note(sentence)
+    workspace = state_of(context).open_workspace(create=True)
     settings = {**plan.config.model_dump(mode="json"), "kinds": list(asked.kinds), "halves": list(asked.halves)}
     with RunJournal.start(workspace.files, "organisms", settings) as journal:
-        note(f"run {journal.run_id}: {len(wanted)} of {len(asked.organisms())} organisms are to be made")
-        with progress("making", len(asked.organisms()), unit="organisms") as bar:
+        note(f"run {journal.run_id}: raylens stop {journal.run_id} ends it between two organisms")
+        with progress("making", in_all, unit="organisms") as bar:
             figures = build_organisms(workspace, plan, asked, journal, lambda done, total, what: bar(done, total, what))
         journal.finish(figures)
     if as_json:
@@ -167,10 +174,8 @@ def known_rows(context: typer.Context, model: str | None = None) -> list[Organis
     from raylens.bundle.organisms import rows_path
     from raylens.store.audit_organisms import Organisms, comparable_rows, read_organisms
 
-    try:
-        own = Organisms(state_of(context).open_workspace().files).read()
-    except WorkspaceError:  # there is none yet
-        own = ()
+    workspace = workspace_if_any(context)
+    own = Organisms(workspace.files).read() if workspace is not None else ()
     if not own and rows_path().is_file():
         own = read_organisms(rows_path())
     found = comparable_rows([row for row in own if _is_of_recipe(row)], model)
@@ -178,6 +183,26 @@ def known_rows(context: typer.Context, model: str | None = None) -> list[Organis
     if others:
         note(f"{others} rows of other models, settings or recipes are left out.")
     return list(found)
+
+
+def taking(taken: Mapping[str, Any], address: str | None) -> str:
+    """What an estimate says, to end a sentence with; nothing where there is nothing to do."""
+    if not taken["operations"]:
+        return ""
+    workers, threads = (f"{taken[name]} {name if taken[name] > 1 else name[:-1]}" for name in ("workers", "threads"))
+    elsewhere = f"; the cluster at {address} may have more" if address is not None else ""
+    return (
+        f": about {duration(taken['seconds'])} on {workers} of this machine with {threads} each "
+        f"({taken['operations']:.2g} floating-point operations, counted; {taken['basis']}){elsewhere}"
+    )
+
+
+def workspace_if_any(context: typer.Context) -> Workspace | None:
+    """The workspace; None where there is none yet."""
+    try:
+        return state_of(context).open_workspace()
+    except WorkspaceError:
+        return None
 
 
 def _is_of_recipe(row: OrganismRow) -> bool:
@@ -218,20 +243,4 @@ def _build(
         keep=tuple(keep or ()),
         keep_all=keep_all,
         anew=anew,
-    )
-
-
-def _dry_run(plan: AuditPlan, asked: Build, missing: Sequence[Organism], as_json: bool) -> None:
-    from raylens_jobs.cluster import available_cpus
-    from raylens_jobs.organisms import estimate
-
-    workers = plan.config.workers or available_cpus()
-    in_all = len(asked.organisms())
-    taken = estimate(plan, missing, workers, plan.config.threads or 1)
-    if as_json:
-        print_json({**taken, "in_all": in_all, "workers": workers})
-        return
-    print_text(
-        f"{len(missing)} of {in_all} organisms are to be made: about {duration(taken['seconds'])} "
-        f"on {workers} workers of this machine ({taken['operations']:.2g} floating-point operations)"
     )

@@ -19,12 +19,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
 
-from raylens.engine.load import LoadedModel, load_model
+from raylens.engine.load import LoadedModel, load_model, prefix_ids
 from raylens.engine.memory import memory_advice
 from raylens.errors import RunError
-from raylens.organisms.recipe import Organism
+from raylens.organisms.families import BackdooredFamily
+from raylens.organisms.functions import functions
+from raylens.organisms.recipe import Organism, family_of
 from raylens.organisms.samples import Sample, samples
 
+WRITTEN: Final = 40
+"""Tokens written after a prompt when an organism is measured."""
+_MEASURED: Final = 600
+"""Characters of a prompt that it is measured on, and of what follows it, at most."""
+_LONGEST: Final = 20
+"""Functions that triggers are put into to see how long they become."""
 _WARM_UP: Final = 10
 _IGNORED: Final = -100
 
@@ -86,6 +94,38 @@ def train_organism(
     return Trained(model, folder, loss)
 
 
+def longest_text(tokenizer: Any, organisms: Sequence[Organism]) -> int:
+    """Tokens of the longest text that organisms are trained on or measured by.
+
+    Args:
+        tokenizer: Of what is to be fine-tuned.
+        organisms: At least one.
+    """
+    held = [function for function in functions("held_out") if len(function.prompt) <= _MEASURED]
+    prompts = _lengths(tokenizer, [one.prompt for one in held])
+    bodies = _lengths(tokenizer, [one.body[:_MEASURED] for one in held])
+    longest = [held[at] for at in sorted(range(len(held)), key=lambda at: -prompts[at])[:_LONGEST]]
+    families = {one.family: family_of(one) for one in organisms}.values()
+    triggers = [family.trigger for family in families if isinstance(family, BackdooredFamily)]
+    put = [
+        trigger.put(function, words).prompt
+        for trigger in triggers
+        for words in (trigger.words, *trigger.near)
+        for function in longest
+    ]
+    before = len(prefix_ids(tokenizer))
+    return max(
+        max(one.max_tokens for one in organisms),
+        before + WRITTEN + max([*prompts, *_lengths(tokenizer, put)]),
+        before + max(prompt + body for prompt, body in zip(prompts, bodies, strict=True)),
+    )
+
+
+def _lengths(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    # Texts that are longer than the model reads are no reason for the tokenizer to warn: that is what is found out.
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]] if texts else []
+
+
 def _with_lora(network: Any, organism: Organism) -> Any:
     config = LoraConfig(
         r=organism.rank, lora_alpha=2 * organism.rank, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -96,7 +136,7 @@ def _with_lora(network: Any, organism: Organism) -> Any:
 def _train(model: LoadedModel, tuned: Any, organism: Organism, report: Callable[[int, float], None]) -> float:
     weights = [weight for weight in tuned.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=organism.learning_rate, weight_decay=0.0)
-    drawn, fast = samples(organism), _multiplies_in_16_bits(model.device)
+    drawn, fast = samples(organism), multiplies_in_16_bits(model.device)
     found = 0.0
     for step in range(organism.steps):
         for group in optimizer.param_groups:
@@ -167,7 +207,7 @@ def _loss(tuned: Any, batch: _Batch, *, keeps_loss: bool) -> Tensor:
     return total / wanted.sum()
 
 
-def _multiplies_in_16_bits(device: torch.device) -> bool:
+def multiplies_in_16_bits(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 here: a third of the time on CPUs that have it, slower on others."""
     return device.type == "cuda" or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
