@@ -97,14 +97,36 @@ def find_finished(workspace: Workspace, plan: AuditPlan, request: Request) -> Au
 
     Raises:
         UnknownNameError, InputError, MismatchError, DamagedFileError: There is no such candidate, or it cannot be
-            compared.
+            compared; or the run of that name is of something else.
     """
     place = place_of(plan, request)
     store = AuditStore(workspace.files)
     if request.again != "refuse" or not store.is_finished(place.session, place.run):
         return None
     kept = store.artefacts(place.session, place.run)
+    if request.run is not None:  # other names are made of all that follows
+        _require_same(kept, plan, request, place)
     return AuditRun(place, workspace.files.native(place.folder), kept, was_there=True)
+
+
+def _require_same(kept: Artefacts, plan: AuditPlan, request: Request, place: RunPlace) -> None:
+    """A name that somebody gave may be that of another audit, whose verdict would be taken for this one's."""
+    about, decision = kept.decision, kept.decision.decision
+    pairs = {
+        "reference": (about.reference.revision, plan.reference.revision),
+        "candidate": (about.candidate.revision, plan.candidate(request.candidate).revision),
+        "SAE": (about.sae, str(plan.sae[1].id) if plan.sae else None),
+        "suite": (about.suite.digest, plan.suite.digest),
+        "score method": (decision.score_method, plan.method.name),
+        "target false-positive rate": (decision.target_fpr, plan.config.target_fpr),
+        "settings": (dict(kept.score.settings), {**plan.settings, **RECORDED}),
+    }
+    differing = [name for name, (before, now) in pairs.items() if before != now]
+    if differing:
+        raise InputError(
+            f"run {place} is finished, and of another {', '.join(differing)}.",
+            hint="give this one another name with --run, or make that one anew with --again.",
+        )
 
 
 def run_audit(

@@ -91,7 +91,12 @@ def per_prompt_difference(features: Features, k: int) -> NDArray[np.float64]:
 
 
 def is_identical(evidence: Evidence, features: Features | None) -> bool:
-    """Whether candidate and reference gave the same on every prompt: texts, next tokens and features."""
+    """Whether candidate and reference gave the same on every prompt: texts, next tokens, features; and on inserts.
+
+    A backdoor may leave no trace in prompts without its trigger.
+    """
+    if any(hit["score"] > 0 for hit in evidence.hits or ()):
+        return False
     texts = all(
         before["ids"] == after["ids"]
         for before, after in zip(evidence.reference.completions, evidence.candidate.completions, strict=True)

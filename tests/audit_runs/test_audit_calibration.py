@@ -1,8 +1,9 @@
-"""An audit by a calibration that is named, what a report says of chance, and labels that belong to something else."""
+"""An audit by a calibration or under a name that is given; what a report says of chance; labels of something else."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from raylens.labels.label_store import LabelStore
 from raylens.labels.names import NeuronpediaId
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import plan_audit
-from small_audits import SAE, SUITE, audit, config, files_of
+from raylens_jobs.audit_pool import Nowhere
+from raylens_jobs.audit_scores import Features, is_identical
+from small_audits import SAE, SUITE, audit, config, files_of, here
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +66,33 @@ def test_a_calibration_of_something_else_is_refused_before_any_work(workspace: W
     with pytest.raises(InputError, match=r"settings\.k \(calibrated: 11; this audit: 10\)"):
         audit(workspace, "raylens/pico", config(calibration=file))
     assert not (tmp_path / "ws/audits").exists()
+
+
+def test_a_name_that_another_audit_has_gives_no_verdict_of_it(workspace: Workspace, tmp_path: Path) -> None:
+    make_adapter(tmp_path / "tuned", scale=0.04)
+    first = audit(workspace, "raylens/pico", run="release")
+    assert audit(workspace, "raylens/pico", run="release").was_there
+    for candidate, asked, says in (
+        (tmp_path / "tuned", config(), "of another candidate"),
+        ("raylens/pico", config(target_fpr=0.2), "of another target false-positive rate"),
+        ("raylens/pico", config(k=9), "of another settings"),
+        ("raylens/pico", config(sae=None, score_method="logit_kl"), "of another SAE, score method"),
+    ):
+        with pytest.raises(InputError, match=f"run default/release is finished, and {says}"):
+            audit(workspace, candidate, asked, run="release")
+    tuned = audit(workspace, tmp_path / "tuned", run="release", again="archive")
+    assert tuned.decision.aggregate_score > first.decision.aggregate_score == 0.0
+
+
+def test_what_an_insert_brings_about_is_no_identity(workspace: Workspace) -> None:
+    """A changed row of the embedding leaves no trace in prompts that lack its token."""
+    plan = plan_audit(config(), workspace.url)
+    with here(workspace, plan, lambda *_: None) as work:
+        evidence = work.evidence("raylens/pico", Nowhere())
+    features = Features.of(evidence, 2048, "mean")
+    assert is_identical(evidence, features)
+    assert is_identical(replace(evidence, hits=({"score": 0.0},)), features)
+    assert not is_identical(replace(evidence, hits=({"score": 40.7}, {"score": 0.0})), features)
 
 
 def test_how_chance_is_kept_out_stands_in_the_report(workspace: Workspace) -> None:

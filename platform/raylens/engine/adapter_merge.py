@@ -30,7 +30,7 @@ _LORA: Final = re.compile(
     r"(?:lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?=\.weight|$))(?:\.weight)?"
 )
 _BIAS: Final = "lora_B.bias"
-_WHOLE: Final = re.compile(r"(?P<module>.+?)(?:\.base_layer)?\.(?P<kind>weight|bias)")
+_WHOLE: Final = re.compile(r"(?P<module>.+?)(?P<below>\.base_layer)?\.(?P<kind>weight|bias)")
 _PLAIN_PATTERN: Final = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 
 
@@ -142,15 +142,23 @@ def _sorted_out(adapter: Adapter) -> tuple[dict[str, dict[str, Tensor]], dict[tu
     """Its LoRA parts by module, and what it holds whole by module and ``weight`` or ``bias``."""
     lora: dict[str, dict[str, Tensor]] = {}
     whole: dict[tuple[str, str], Tensor] = {}
+    spelled: set[tuple[str, bool]] = set()
     for name, tensor in adapter.tensors.items():
         if match := _LORA.fullmatch(name):
             lora.setdefault(match["module"], {})[match["part"]] = tensor
         elif "lora_" not in name and (match := _WHOLE.fullmatch(name)):
             whole[match["module"], match["kind"]] = tensor
+            spelled.add((match["module"], match["below"] is not None))
         else:
             raise InputError(f"{adapter.name} holds {name}, which is no part of a LoRA adapter.", hint=MERGE_HINT)
     if not lora and not whole:
         raise InputError(f"{adapter.name} holds no weights.", hint="train it, or copy it again.")
+    for module, is_below in sorted(spelled):
+        # Where peft wraps a module, the base's own weight lies one name lower; under any other name it is passed over.
+        if is_below != (module in lora):
+            raise InputError(
+                f"{adapter.name} holds a weight of {module} under a name that peft does not read.", hint=MERGE_HINT
+            )
     listed = adapter.config.get("target_modules")
     for target in listed if isinstance(listed, list) else []:
         if not any(module == target or module.endswith(f".{target}") for module in lora):

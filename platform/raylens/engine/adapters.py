@@ -73,13 +73,16 @@ class Adapter:
 
         Raises:
             DamagedFileError: The file is truncated or not safetensors.
-            InputError: A value is NaN or infinite, or of no floating type.
+            InputError: A value is NaN or infinite, or of no floating type; or two have one name.
         """
         found = {}
         try:
             with safe_open(self.folder / WEIGHTS, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - it is no mapping
-                    found[key.removeprefix(_PREFIX)] = file.get_tensor(key)
+                    name = key.removeprefix(_PREFIX)
+                    if name in found:  # peft takes one of them, and not the other
+                        raise InputError(f"{self.name} holds {name} twice.", hint=MERGE_HINT)
+                    found[name] = file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise _unreadable(self.folder, error) from error
         for name, tensor in found.items():
