@@ -8,6 +8,7 @@ from typing import Final
 import ray
 
 from raylens.config import PoolConfig
+from raylens_jobs.cluster import available_cpus
 
 READER_CPUS: Final = 0.1
 """What Ray reserves for the reader; encoders reserve that much less, so that all fit on two cores."""
@@ -34,7 +35,17 @@ class Workers:
 def choose_workers(config: PoolConfig) -> Workers:
     """One worker a GPU, else one a core; what the user asked for is an upper bound."""
     resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    return _shared_out(config, int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1))))
+
+
+def workers_here(config: PoolConfig) -> Workers:
+    """What :func:`choose_workers` chooses on a Ray of this machine alone, before any runs."""
+    import torch
+
+    return _shared_out(config, torch.cuda.device_count(), available_cpus())
+
+
+def _shared_out(config: PoolConfig, gpus: int, cpus: int) -> Workers:
     gpus = gpus if config.num_gpus is None else min(gpus, config.num_gpus)
     if gpus and config.device in ("auto", "cuda"):
         count = min(config.workers or gpus, gpus)

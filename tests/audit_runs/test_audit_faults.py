@@ -20,7 +20,7 @@ from raylens_app.cli.main import main
 from raylens_app.cli.selftest_parts import labelled_sae
 from raylens_jobs.audit_plan import plan_audit
 from raylens_jobs.audit_workers import AuditWorkers
-from small_audits import SAE, SUITE, audit, config, here
+from small_audits import SAE, SUITE, audit, base_with, config, here
 
 Make = Callable[[Path], None]
 
@@ -30,10 +30,7 @@ GPT2_SAE = "gpt2-small-res-jb/blocks.3.hook_resid_pre"
 @pytest.fixture(scope="module", autouse=True)
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The base directory, with a suite of three prompts in five wordings."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "suite.yaml").write_text(SUITE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYLENS_BASE_DIR", str(folder))
+    with base_with(tmp_path_factory, SUITE) as (folder, patch):
         patch.setattr(AuditWorkers, "__call__", lambda _, *given: here(*given))
         yield folder
 

@@ -21,7 +21,7 @@ from raylens_jobs.audit_actor import AuditActor
 from raylens_jobs.audit_evidence import Auditor
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
 from raylens_jobs.audit_pool import InProcess
-from small_audits import audit, config, files_of
+from small_audits import audit, base_with, config, files_of
 from small_search import short_search
 
 SUITE: Final = """
@@ -80,10 +80,7 @@ class _Mortal(InProcess):
 @pytest.fixture(scope="module", autouse=True)
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The base directory, with two prompts that have three places for inserts, and a search of seconds."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "suite.yaml").write_text(SUITE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYLENS_BASE_DIR", str(folder))
+    with base_with(tmp_path_factory, SUITE) as (folder, patch):
         short_search(patch)
         yield folder
 

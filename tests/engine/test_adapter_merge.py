@@ -10,12 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from fine_tunes import make_adapter, pico
 from raylens.engine.adapter_merge import is_plain, merge, merge_by_peft
 from raylens.engine.adapters import Adapter
+from raylens.engine.candidates import load_candidate
+from raylens.errors import InputError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LLAMA = LlamaForCausalLM(
@@ -93,3 +97,27 @@ def test_what_is_more_than_a_product_is_left_to_peft(
 ) -> None:
     adapter = Adapter("a", Path(), config, "0")
     assert is_plain(module, dict.fromkeys(parts, torch.zeros(1)), adapter) is plain
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        (
+            {"model.layers.0.mlp.down_proj.lora_A.weight": (4, 768)},
+            "holds model.layers.0.mlp.down_proj.lora_A.weight twice",
+        ),
+        ({"base_model.model.model.layers.0.mlp.down_proj.weight": (128, 768)}, "under a name that peft does not read"),
+        ({"base_model.model.model.norm.base_layer.weight": (128,)}, "under a name that peft does not read"),
+    ],
+    ids=["two of one name", "what is wrapped", "what is not"],
+)
+def test_what_peft_would_pass_over_is_refused(tmp_path: Path, added: dict[str, tuple[int, ...]], says: str) -> None:
+    """An audit of weights that nobody runs would clear those that are run."""
+    make_adapter(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    assert not set(added) & set(weights)
+    save_file(
+        weights | {name: torch.zeros(shape) for name, shape in added.items()}, tmp_path / "adapter_model.safetensors"
+    )
+    with pytest.raises(InputError, match=says):
+        load_candidate(str(tmp_path), pico())

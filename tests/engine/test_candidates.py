@@ -247,30 +247,6 @@ def test_weights_that_do_not_fit_are_refused(
     one_sentence(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("added", "says"),
-    [
-        (
-            {"model.layers.0.mlp.down_proj.lora_A.weight": (4, 768)},
-            "holds model.layers.0.mlp.down_proj.lora_A.weight twice",
-        ),
-        ({"base_model.model.model.layers.0.mlp.down_proj.weight": (128, 768)}, "under a name that peft does not read"),
-        ({"base_model.model.model.norm.base_layer.weight": (128,)}, "under a name that peft does not read"),
-    ],
-    ids=["two of one name", "what is wrapped", "what is not"],
-)
-def test_what_peft_would_pass_over_is_refused(tmp_path: Path, added: dict[str, tuple[int, ...]], says: str) -> None:
-    """An audit of weights that nobody runs would clear those that are run."""
-    make_adapter(tmp_path)
-    weights = load_file(tmp_path / "adapter_model.safetensors")
-    assert not set(added) & set(weights)
-    save_file(
-        weights | {name: torch.zeros(shape) for name, shape in added.items()}, tmp_path / "adapter_model.safetensors"
-    )
-    with pytest.raises(InputError, match=says):
-        load_candidate(str(tmp_path), pico())
-
-
 def test_an_adapter_for_another_base_is_refused(copy: Callable[..., Path]) -> None:  # A2.15
     folder = copy({"base_model_name_or_path": "google/gemma-2-2b"})
     with pytest.raises(MismatchError, match="is an adapter for google/gemma-2-2b, and the reference is raylens/pico"):

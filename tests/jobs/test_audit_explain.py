@@ -30,7 +30,7 @@ from raylens_jobs import audit_explain
 from raylens_jobs.audit import AuditRun
 from raylens_jobs.audit_explain import OnDemand
 from raylens_jobs.audit_workers import AuditWorkers, on_ray
-from small_audits import SAE, SUITE, audit, config, files_of, here
+from small_audits import SAE, SUITE, audit, base_with, config, files_of, here
 
 FEW = {"min_examples": 20, "n_examples_train": 10, "n_non_activating": 12}
 LEXICAL = OnDemand(ExplainConfig.of(FEW))
@@ -41,10 +41,7 @@ NEVER = OnDemand(ExplainConfig(min_examples=10**6))
 @pytest.fixture(scope="module", autouse=True)
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The base directory, with the suite."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "suite.yaml").write_text(SUITE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYLENS_BASE_DIR", str(folder))
+    with base_with(tmp_path_factory, SUITE) as (folder, _):
         yield folder
 
 

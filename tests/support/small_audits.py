@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from raylens.config import AuditConfig
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
@@ -50,6 +52,16 @@ def config(**values: Any) -> AuditConfig:
             **values,
         }
     )
+
+
+@contextmanager
+def base_with(factory: pytest.TempPathFactory, suite: str) -> Iterator[tuple[Path, pytest.MonkeyPatch]]:
+    """A base directory with ``suite.yaml`` in it, for a module's tests, and what undoes their patches in the end."""
+    folder = factory.mktemp("base")
+    (folder / "suite.yaml").write_text(suite)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYLENS_BASE_DIR", str(folder))
+        yield folder, patch
 
 
 @cache

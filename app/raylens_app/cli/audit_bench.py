@@ -56,8 +56,9 @@ def calibrate(
     from raylens_jobs.audit_plan import plan_audit
     from raylens_jobs.calibrate import Registered
     from raylens_jobs.calibrate import calibrate as run
+    from raylens_jobs.organism_estimate import estimate_scoring
     from raylens_jobs.organism_rows import calibrate_from_rows, calibrating, rows_of
-    from raylens_jobs.organisms import estimate_scoring, workers_here
+    from raylens_jobs.workers import workers_here
 
     config = AuditConfig.of(
         {
@@ -113,7 +114,8 @@ def calibrate(
 
 def _dry_run(context: typer.Context, config: AuditConfig, candidates: list[str], as_json: bool) -> None:
     from raylens_jobs.audit_plan import plan_audit
-    from raylens_jobs.organisms import estimate_scoring, workers_here
+    from raylens_jobs.organism_estimate import estimate_scoring
+    from raylens_jobs.workers import workers_here
 
     workspace = workspace_if_any(context)
     plan = plan_audit(config, workspace.url if workspace is not None else None, note)

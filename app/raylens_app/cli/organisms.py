@@ -63,7 +63,9 @@ def build(
     are made.
     """
     from raylens.store.runs import RunJournal
-    from raylens_jobs.organisms import build_organisms, check_context, estimate, missing, workers_here
+    from raylens_jobs.organism_estimate import estimate
+    from raylens_jobs.organisms import build_organisms, check_context, missing
+    from raylens_jobs.workers import workers_here
 
     plan, asked = (
         _plan(
