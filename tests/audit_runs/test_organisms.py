@@ -26,6 +26,7 @@ from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
 from raylens_jobs.benign_effects import METHOD, benign_effects
 from raylens_jobs.calibrate import Registered, calibrate
+from raylens_jobs.organism_estimate import estimate
 from raylens_jobs.organism_rows import (
     adapter_folder,
     calibrate_from_rows,
@@ -33,7 +34,7 @@ from raylens_jobs.organism_rows import (
     export_organisms,
     shipped_rows,
 )
-from raylens_jobs.organisms import LOCKS, Build, build_organisms, check_context, estimate, missing
+from raylens_jobs.organisms import LOCKS, Build, build_organisms, check_context, missing
 from raylens_jobs.workers import Workers
 from tiny_models import model_folders
 

@@ -18,8 +18,9 @@ from raylens.store.audit_organisms import OrganismRow, Organisms
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
-from raylens_jobs.organisms import Build, build_organisms, estimate, missing, workers_here
-from raylens_jobs.workers import Workers, choose_workers
+from raylens_jobs.organism_estimate import estimate
+from raylens_jobs.organisms import Build, build_organisms, missing
+from raylens_jobs.workers import Workers, choose_workers, workers_here
 
 BUILD = Build(kinds=("benign",), halves=("held_out",), families=("tabs", "header"), members=3)
 

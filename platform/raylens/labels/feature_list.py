@@ -59,11 +59,14 @@ _ROWS: Final = """
 CREATE TABLE {name} AS
 WITH said AS (
     SELECT * FROM e WHERE explanation_id IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY feature, explanation_id ORDER BY coalesce(run_id, '') DESC) = 1
+    QUALIFY row_number() OVER (
+        PARTITION BY feature, explanation_id ORDER BY coalesce(run_id, '') DESC, explanation DESC NULLS LAST
+    ) = 1
 ), measured AS (
     SELECT * REPLACE (coalesce(judge, '') AS judge) FROM s
     QUALIFY row_number() OVER (
-        PARTITION BY feature, explanation_id, scorer, judge, control, metric ORDER BY coalesce(run_id, '') DESC
+        PARTITION BY feature, explanation_id, scorer, judge, control, metric
+        ORDER BY coalesce(run_id, '') DESC, value DESC NULLS LAST
     ) = 1
 ), headlines AS (
     SELECT * FROM measured WHERE control IS NULL AND value IS NOT NULL

@@ -34,6 +34,8 @@ _SAME: Final[Mapping[FindingKind, tuple[str, ...]]] = {
     "explanations": ("explanation_id",),
     "scores": ("explanation_id", "scorer", "judge", "control", "metric"),
 }
+FOUND: Final[Mapping[FindingKind, str]] = {"explanations": "explanation", "scores": "value"}
+"""What was found: of equal figures of one run, that with the most of it counts, so that all readers choose alike."""
 _FOLDER: Final = "findings"
 _SETTINGS: Final = "settings.json"
 _CHUNK_ROWS: Final = 4096
@@ -197,9 +199,13 @@ def findings_of(cache: CacheStore, sae: SaeId, kind: FindingKind, feature: int) 
 
 
 def latest_of(kind: FindingKind, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of rows about one feature, those that count: of equal figures that of the last run."""
-    same = _SAME[kind]
-    newest = {tuple(row[name] for name in same): row for row in sorted(found, key=lambda row: row["run_id"] or "")}
+    """Of rows about one feature, those that count: of equal figures that of the last run, and of these :data:`FOUND`."""
+    same, what = _SAME[kind], FOUND[kind]
+
+    def turn(row: dict[str, Any]) -> tuple[Any, ...]:
+        return (row["run_id"] or "", row[what] is not None, *([row[what]] if row[what] is not None else []))
+
+    newest = {tuple(row[name] for name in same): row for row in sorted(found, key=turn)}
     return [row for row in found if row["explanation_id"] is None or row is newest[tuple(row[name] for name in same)]]
 
 

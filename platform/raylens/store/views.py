@@ -24,7 +24,7 @@ from raylens.store.audit_paths import ROWS
 from raylens.store.commits import REMEDY
 from raylens.store.edges import KEY as EDGE_KEY
 from raylens.store.edges import edge_table
-from raylens.store.findings import FindingKind, findings_in
+from raylens.store.findings import FOUND, FindingKind, findings_in
 from raylens.store.label_cache import LABEL_TABLES, LabelTable, label_files
 from raylens.store.labels import Labels, Words, as_explanations, tables
 from raylens.store.manifest import Manifest
@@ -60,7 +60,7 @@ _SETTINGS: Final = (
     "TimeZone = 'UTC'",
 )
 
-_LATEST: Final[Mapping[str, Sequence[str]]] = {
+_LATEST: Final[Mapping[FindingKind, Sequence[str]]] = {
     "explanations": ("cache_id", "sae", "feature", "explanation_id"),
     "scores": ("cache_id", "sae", "feature", "explanation_id", "scorer", "judge", "control", "metric"),
 }
@@ -180,7 +180,7 @@ def _union(connection: duckdb.DuckDBPyConnection, name: str, branches: Collectio
     if name in _LATEST:
         # Passes overlap: of other features or scorers beside the same ones, or two that ran at once.
         same = ", ".join(_LATEST[name])
-        newest = f"row_number() OVER (PARTITION BY {same} ORDER BY run_id DESC) = 1"
+        newest = f"row_number() OVER (PARTITION BY {same} ORDER BY run_id DESC, {FOUND[name]} DESC NULLS LAST) = 1"
         query = f"SELECT * FROM ({query}) QUALIFY explanation_id IS NULL OR {newest}"
     if name in ELSEWHERE:
         same = ", ".join(map(_named, _ONCE))
