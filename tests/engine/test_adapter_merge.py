@@ -39,7 +39,7 @@ def adapter_of(modules: dict[str, tuple[int, int]], rank: int, dtype: torch.dtyp
     for name, (n_in, n_out) in modules.items():
         for part, shape in (("lora_A", (rank, n_in)), ("lora_B", (n_out, rank))):
             tensors[f"{name}.{part}.weight"] = torch.randn(shape, generator=generator).to(dtype)
-    adapter = Adapter("a", Path(), {"r": rank, **config}, "0")
+    adapter = Adapter("a", Path(), {"r": rank, "target_modules": list(modules), **config}, "0")
     vars(adapter)["tensors"] = tensors  # instead of reading its file
     return adapter
 
@@ -102,14 +102,19 @@ def test_what_is_more_than_a_product_is_left_to_peft(
 @pytest.mark.parametrize(
     ("added", "says"),
     [
+        ({"model.layers.0.mlp.down_proj.lora_A.weight": (4, 768)}, "which is no weight of peft's"),
+        ({"base_model.model.model.layers.0.mlp.down_proj.lora_A": (4, 768)}, "which is no part of a LoRA adapter"),
         (
-            {"model.layers.0.mlp.down_proj.lora_A.weight": (4, 768)},
-            "holds model.layers.0.mlp.down_proj.lora_A.weight twice",
+            {
+                "base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector": (128,),
+                "base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector.weight": (128,),
+            },
+            r"holds model.layers.0.mlp.down_proj.lora_magnitude_vector(.weight)? twice",
         ),
         ({"base_model.model.model.layers.0.mlp.down_proj.weight": (128, 768)}, "under a name that peft does not read"),
         ({"base_model.model.model.norm.base_layer.weight": (128,)}, "under a name that peft does not read"),
     ],
-    ids=["two of one name", "what is wrapped", "what is not"],
+    ids=["no prefix", "no ending", "two of one name", "what is wrapped", "what is not"],
 )
 def test_what_peft_would_pass_over_is_refused(tmp_path: Path, added: dict[str, tuple[int, ...]], says: str) -> None:
     """An audit of weights that nobody runs would clear those that are run."""

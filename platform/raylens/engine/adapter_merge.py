@@ -1,8 +1,7 @@
 """Merging a LoRA adapter into the model it was made for, as peft does.
 
-An adapter's configuration comes from whoever made the adapter, so little of it is taken at its word. Which modules it
-changes, and their ranks, are read off the names and shapes of its weights; only what scales them is taken from the
-configuration.
+Which modules an adapter changes, and their ranks, are read off the names and shapes of its weights, and refused where
+its configuration says otherwise (:mod:`raylens.engine.adapter_scope`): both come from whoever made the adapter.
 
 Two matrices on an ordinary linear module, which is what nearly all adapters are, are added here, by peft's operations
 and with its bits: importing peft takes as long as loading a small model. Embeddings, DoRA and quantised modules are
@@ -22,13 +21,16 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from raylens.engine.adapters import MERGE_HINT, Adapter
+from raylens.engine.adapter_config import MERGE_HINT
+from raylens.engine.adapter_scope import require_in_scope
+from raylens.engine.adapters import Adapter
 from raylens.errors import InputError, MismatchError
 
 _LORA: Final = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_B\.bias|"
-    r"(?:lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?=\.weight|$))(?:\.weight)?"
+    r"(?P<module>.+)\.(?:(?P<matrix>lora_A|lora_B|lora_magnitude_vector)\.weight|"
+    r"(?P<part>lora_B\.bias|lora_embedding_A|lora_embedding_B|lora_magnitude_vector))"
 )
+"""Names as peft writes and reads them; under any other it passes them over."""
 _BIAS: Final = "lora_B.bias"
 _WHOLE: Final = re.compile(r"(?P<module>.+?)(?P<below>\.base_layer)?\.(?P<kind>weight|bias)")
 _PLAIN_PATTERN: Final = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
@@ -56,7 +58,8 @@ def merge(model: nn.Module, adapter: Adapter) -> nn.Module:
             raise MismatchError(
                 f"{adapter.name} changes {name}, which the reference does not have.", hint=_fits_only(adapter)
             )
-    _untie(model, touched, adapter)
+    require_in_scope(adapter.config, lora, model, adapter.name)
+    _untie(model, touched, whole, adapter)
     with torch.no_grad():
         for (name, kind), tensor in whole.items():
             held = getattr(modules[name], kind, None)
@@ -145,7 +148,10 @@ def _sorted_out(adapter: Adapter) -> tuple[dict[str, dict[str, Tensor]], dict[tu
     spelled: set[tuple[str, bool]] = set()
     for name, tensor in adapter.tensors.items():
         if match := _LORA.fullmatch(name):
-            lora.setdefault(match["module"], {})[match["part"]] = tensor
+            parts, part = lora.setdefault(match["module"], {}), match["matrix"] or match["part"]
+            if part in parts:
+                raise InputError(f"{adapter.name} holds {name} twice.", hint=MERGE_HINT)
+            parts[part] = tensor
         elif "lora_" not in name and (match := _WHOLE.fullmatch(name)):
             whole[match["module"], match["kind"]] = tensor
             spelled.add((match["module"], match["below"] is not None))
@@ -235,18 +241,17 @@ def merge_by_peft(model: nn.Module, adapter: Adapter, lora: Mapping[str, Mapping
 
 
 def _of_module(adapter: Adapter, key: str, module: str, default: float) -> float:
-    """A setting of one module: peft's patterns, names or their ends; no regular expression of a stranger is run."""
+    """A setting of one module, by peft's rule for patterns that are names or their ends; others are refused."""
     patterns = adapter.config.get(key) or {}
     for pattern, value in patterns.items():
         if not _PLAIN_PATTERN.fullmatch(pattern):
-            raise InputError(f"{key} of {adapter.name} holds the expression {pattern!r}.", hint=MERGE_HINT)
-        name = pattern.removeprefix("^").removesuffix("$").replace("\\", "")
-        if module == name or (not pattern.startswith("^") and module.endswith(f".{name}")):
+            raise InputError(f"{key} of {adapter.name} holds the expression {pattern[:60]!r}.", hint=MERGE_HINT)
+        if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
 
 
-def _untie(model: Any, touched: set[str], adapter: Adapter) -> None:
+def _untie(model: Any, touched: set[str], whole: Mapping[tuple[str, str], Tensor], adapter: Adapter) -> None:
     enters, leaves = model.get_input_embeddings(), model.get_output_embeddings()
     if enters is None or leaves is None or enters.weight is not leaves.weight:
         return
@@ -255,6 +260,14 @@ def _untie(model: Any, touched: set[str], adapter: Adapter) -> None:
         return
     if adapter.config.get("ensure_weight_tying"):
         raise InputError(f"{adapter.name} changes tied embeddings together.", hint=MERGE_HINT)
+    saved = adapter.config.get("modules_to_save") or []
+    for module in sorted(names):
+        given = whole.get((module, "weight"))
+        # Outside a copy of the module, peft writes into the one weight that both of them are.
+        if given is None or any(module.endswith(one) for one in saved):
+            continue
+        if given.shape == enters.weight.shape and not torch.equal(given.to(enters.weight), enters.weight):
+            raise InputError(f"{adapter.name} changes tied embeddings together.", hint=MERGE_HINT)
     leaves.weight = nn.Parameter(leaves.weight.detach().clone(), requires_grad=False)
     model.config.get_text_config().tie_word_embeddings = False
 

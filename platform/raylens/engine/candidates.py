@@ -22,7 +22,7 @@ from interp_engine import EagerModel
 
 from raylens.bundle.paths import model_path
 from raylens.catalog.aliases import is_folder
-from raylens.engine import adapters, hub
+from raylens.engine import adapter_config, adapters, hub
 from raylens.engine.adapter_merge import merge
 from raylens.engine.adapters import Adapter
 from raylens.engine.comparable import require_comparable
@@ -167,11 +167,11 @@ def _find_adapter(ref: str, revision: str | None) -> Adapter | None:
         return adapters.open_adapter(folder, str(folder)) if adapters.is_adapter(folder) else None
     if is_folder(ref):
         return None  # locate says what is wrong with it
-    folder, commit = hub.fetch(ref, ["config.json", adapters.CONFIG], revision=revision)
-    if not (folder / adapters.CONFIG).is_file():
+    folder, commit = hub.fetch(ref, ["config.json", adapter_config.CONFIG], revision=revision)
+    if not (folder / adapter_config.CONFIG).is_file():
         return None
     whole = (folder / "config.json").is_file()
-    folder, _ = hub.fetch(ref, [adapters.CONFIG, adapters.WEIGHTS], revision=commit)
+    folder, _ = hub.fetch(ref, [adapter_config.CONFIG, adapters.WEIGHTS], revision=commit)
     if whole and not (folder / adapters.WEIGHTS).is_file():
         return None
     return adapters.open_adapter(folder, ref)

@@ -199,7 +199,7 @@ def findings_of(cache: CacheStore, sae: SaeId, kind: FindingKind, feature: int) 
 
 
 def latest_of(kind: FindingKind, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of rows about one feature, those that count: of equal figures that of the last run, and of these :data:`FOUND`."""
+    """Of rows about one feature, those that count: of equal figures the last run's, and of these :data:`FOUND`."""
     same, what = _SAME[kind], FOUND[kind]
 
     def turn(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -20,7 +20,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from raylens.engine import fingerprint
-from raylens.engine.adapters import CONFIG, WEIGHTS, Adapter, open_adapter
+from raylens.engine.adapter_config import CONFIG
+from raylens.engine.adapters import WEIGHTS, Adapter, open_adapter
 from raylens.engine.load import LoadedModel, tokenizer_fingerprint
 from raylens.errors import DamagedFileError, InputError, MismatchError
 from raylens.specs import ModelInfo

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from raylens.api.edits import PatchSpec
 from raylens.catalog.aliases import Aliases, is_folder
-from raylens.engine.adapters import CONFIG, WEIGHTS, Adapter
+from raylens.engine.adapter_config import CONFIG
+from raylens.engine.adapters import WEIGHTS, Adapter
 from raylens.engine.unpickle import PICKLED
 from raylens.errors import InputError, MismatchError, UnknownNameError
 from raylens.ids import HookPoint
