@@ -24,6 +24,7 @@ from raylens.engine.sae_choice import SaeChoice, choose
 from raylens.engine.text_windows import cut_windows
 from raylens.engine.trigger_search import SearchSettings
 from raylens.errors import InputError
+from raylens.home import from_home
 from raylens.ids import digest
 from raylens.labels.guard import require_labels
 from raylens.sources import check_sources, parse_source
@@ -216,4 +217,4 @@ def _panel(config: AuditConfig, tokenizer: Any) -> tuple[tuple[int, ...], ...]:
 
 def shown(ref: str) -> str:
     """A candidate or reference as people recognise it: of a local folder its name."""
-    return Path(ref).name if Path(ref).expanduser().is_dir() else ref
+    return Path(ref).name if from_home(ref).is_dir() else ref

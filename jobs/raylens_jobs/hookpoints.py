@@ -27,6 +27,7 @@ from raylens.catalog.entries import CatalogEntry
 from raylens.catalog.lookup import Catalog
 from raylens.catalog.points import KNOWN, from_transformer_lens
 from raylens.errors import HubUnreachableError, InputError, UnknownNameError
+from raylens.home import from_home
 from raylens.ids import HookPoint
 
 _SHOWN: Final = 8
@@ -128,7 +129,7 @@ def point_of(word: str) -> HookPoint | None:
 
 
 def _there_is(sparse_model: str, catalog: Catalog) -> list[_Known]:
-    path = Path(sparse_model).expanduser()
+    path = from_home(sparse_model)
     if path.exists() or sparse_model.startswith(("/", "~", ".")):
         return _in_folder(path)
     release, _, name = sparse_model.partition("/")

@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Final
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from raylens.home import from_home
 from raylens.net.api_token import FILE_VARIABLE, VARIABLE
 from raylens_serve.encoder import Encoder
 from raylens_serve.explainer import Explainer
@@ -125,4 +125,4 @@ def _gpus(settings: EncoderSettings | ExplainerSettings) -> float:
 
 def _absolute(url: str) -> str:
     """Replicas run in other folders than the one in which a relative path was written."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
+    return url if "://" in url else str(from_home(url).absolute())

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 from ray import serve
@@ -20,6 +19,7 @@ from raylens.api.openai import MOST_ALTERNATIVES, ChatRequest, CompletionRequest
 from raylens.api.openai_answers import ChatChunk, ChatCompletion, Completion, Model, Models
 from raylens.bundle.paths import model_path
 from raylens.errors import InputError, RunError, UnknownNameError
+from raylens.home import from_home
 from raylens.llm.errors import ContextTooLongError, RequestRefusedError
 from raylens_serve.services import Handle
 from raylens_serve.settings import ExplainerSettings
@@ -196,5 +196,5 @@ def _source(model: str) -> str:
     bundled = model_path(model)
     if bundled is not None:
         return str(bundled)
-    folder = Path(model).expanduser()
+    folder = from_home(model)
     return str(folder.absolute()) if folder.is_dir() else model

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "raylens_app": {"raylens", "raylens_app"},
 }
 LAYERS = [
-    "errors", "ids", "config", "schema", "specs", "chat", "net", "traces", "api", "client", "corpus",
+    "errors", "home", "ids", "config", "schema", "specs", "chat", "net", "traces", "api", "client", "corpus",
     "examples", "explain", "score", "suites", "audit", "reports", "store", "bundle", "search", "sources",
     "catalog", "labels", "llm", "engine", "workbench", "organisms",
 ]  # fmt: skip

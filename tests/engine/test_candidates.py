@@ -306,8 +306,14 @@ def test_damaged_and_missing_files_are_said(adapter: Path, copy: Callable[..., P
         (folder / "adapter_config.json").write_text(text)
         with pytest.raises(InputError, match=r"adapter_config.json"):
             load_candidate(str(folder), pico())
-    with pytest.raises(UnknownNameError):
-        load_candidate(str(tmp_path / "nowhere"), pico())
+    for nothing in (str(tmp_path / "nowhere"), "~nobody-of-this-name/tuned"):
+        with pytest.raises(UnknownNameError):
+            load_candidate(nothing, pico())
+    for file in (folder / "adapter_model.safetensors", PICO_FOLDER / "model.safetensors"):
+        with pytest.raises(InputError, match=r"is a file, and a model is a folder"):
+            load_candidate(str(file), pico())
+    with pytest.raises(InputError, match="the name of the model is empty"):
+        load_candidate(" ", pico())
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no model"):
         load_candidate(str(tmp_path / "empty"), pico())
@@ -320,6 +326,9 @@ def test_a_folder_of_both_is_refused_and_a_merged_one_is_a_checkpoint(copy: Call
     with pytest.raises(InputError, match="holds a whole model and an adapter"):
         load_candidate(str(folder), pico())
     (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match="holds a whole model and an adapter"):
+        load_candidate(str(folder), pico())
+    (folder / "adapter_config.json").unlink()
     assert locate_candidate(str(folder)).kind == "checkpoint"
 
 

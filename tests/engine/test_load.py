@@ -223,7 +223,7 @@ def test_tokenizer_code_is_never_run_either(folder: Path, tmp_path: Path) -> Non
     [
         (lambda f: (f / "config.json").unlink(), InputError, "no config.json"),
         (lambda f: (f / "config.json").rename(f / "adapter_config.json"), InputError, "LoRA adapter"),
-        (lambda f: (f / "config.json").write_text("{"), InputError, "configuration"),
+        (lambda f: (f / "config.json").write_text("{"), InputError, "config.json of"),
         (lambda f: edit_config(f, num_hidden_layers=4), InputError, "lacks weights for"),
         (lambda f: edit_config(f, model_type="vit", architectures=["ViTModel"]), InputError, "causal language model"),
     ],

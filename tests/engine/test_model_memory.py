@@ -89,7 +89,7 @@ def test_a_model_that_was_stored_quantized_weighs_what_its_files_do(tmp_path: Pa
 
 def test_what_is_no_causal_model_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(InputError, match="cannot be run as a causal language model"):
+    with pytest.raises(InputError, match="is not a causal language model"):
         model_bytes(ModelConfig(model=str(tmp_path)))
 
 

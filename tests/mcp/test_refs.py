@@ -59,6 +59,20 @@ def test_all_else_is_refused(base: Path, text: str) -> None:  # A2.16
         sae_ref(text, base)
 
 
+def test_a_folder_whose_weights_lie_elsewhere_is_refused(base: Path) -> None:  # A2.16
+    folder = base / "models" / "linked"
+    folder.mkdir()
+    (base.parent / "outside" / "w").touch()
+    (folder / "adapter_model.safetensors").symlink_to(base.parent / "outside" / "w")
+    for check in (lambda: model_ref("models/linked", "candidate", base), lambda: sae_ref("models/linked", base)):
+        with pytest.raises(InputError, match=r"file .*adapter_model.safetensors.* lies outside the base directory"):
+            check()
+    (folder / "adapter_model.safetensors").unlink()
+    (base / "blob").touch()
+    (folder / "adapter_model.safetensors").symlink_to(base / "blob")
+    assert model_ref("models/linked", "candidate", base) == str(folder)
+
+
 @given(text=st.text(alphabet="ab./~-\\ :\0é", max_size=12))
 def test_whatever_passes_leads_nowhere_else(base: Path, text: str) -> None:  # A2.16
     for check in (lambda: model_ref(text, "candidate", base), lambda: sae_ref(text, base)):

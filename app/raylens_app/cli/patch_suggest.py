@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raylens.home import from_home
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, printable, progress
 from raylens_app.cli.state import Address, state_of
 
@@ -63,7 +64,7 @@ def suggest(
     told = {"device": device, "workers": workers, "threads": threads, "address": address}
     request = SuggestRequest(
         audit=audit,
-        out=out.expanduser(),
+        out=from_home(out),
         candidate=candidate,
         triggers=tuple(map(parse_trigger, trigger or ())),
         prompts=tuple(prompts or ()),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from raylens.errors import InputError, UnknownNameError, WorkspaceError
+from raylens.home import from_home
 from raylens_app.cli import live_patches, patch_suggest
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import State, state_of
@@ -190,7 +191,7 @@ def verify(
 def _read(patch: str) -> ImportedPatch:
     from raylens.workbench.patch_import import import_patch
 
-    return import_patch(Path(patch).expanduser())
+    return import_patch(from_home(patch))
 
 
 def _kept(state: State, patch: str) -> ImportedPatch | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from raylens.home import from_home
 from raylens_app.cli.detached import READY, start_detached
 from raylens_app.cli.output import note, print_json
 from raylens_app.cli.state import Address, State, state_of
@@ -143,7 +144,7 @@ def _file(
 
 def absolute(model: str) -> str:
     """Replicas run in other folders: a folder is named by its whole path."""
-    path = Path(model).expanduser()
+    path = from_home(model)
     return str(path.absolute()) if path.is_dir() else model
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from raylens.errors import InputError
+from raylens.home import from_home
 from raylens_app.cli.app import PORT as APP_PORT
 from raylens_app.cli.detached import start_detached
 from raylens_app.cli.output import note
@@ -90,7 +91,7 @@ def sae_folders(folder: Path) -> list[str]:
     Raises:
         InputError: It is no folder, or none of an SAE.
     """
-    folder = folder.expanduser().absolute()
+    folder = from_home(folder).absolute()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder.", hint="name one that an SAE lies in: --sae-dir.")
     if _is_sae(folder):

@@ -10,6 +10,7 @@ from typing import Final
 from raylens.bundle import paths as bundle
 from raylens.catalog import snapshot
 from raylens.errors import RaylensError
+from raylens.home import from_home
 from raylens_app.doctor.check import Check
 from raylens_app.doctor.packages import checkout, installed
 
@@ -58,7 +59,7 @@ def _hub_token(environment: Mapping[str, str]) -> str | None:
         if environment.get(variable, "").strip():
             return variable
     home = environment.get("HF_HOME") or Path(environment.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    file = Path(environment.get("HF_TOKEN_PATH") or Path(home) / "token").expanduser()
+    file = from_home(environment.get("HF_TOKEN_PATH") or Path(home) / "token")
     try:
         return str(file) if file.stat().st_size > 0 else None
     except OSError:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from raylens.home import from_home
 from raylens_app.doctor.check import Check
 
 _UNLIMITED_V1: Final = 1 << 60  # version 1 writes a huge number for "no limit"
@@ -153,7 +154,7 @@ def check_disk(workspace: str) -> Check:
     """Room and permission to write where the workspace is, or would be."""
     if "://" in workspace and not workspace.startswith("file://"):
         return Check("workspace", "disk", "ok", f"{workspace} (an object store: room is not measured)")
-    folder = Path(workspace.removeprefix("file://")).expanduser().absolute()
+    folder = from_home(workspace.removeprefix("file://")).absolute()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir():
         return Check(

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from raylens.catalog.aliases import Aliases, is_folder
@@ -31,6 +30,7 @@ from raylens.catalog.lookup import Catalog, built_in
 from raylens.catalog.points import GLOBAL, KNOWN, is_residual_wide
 from raylens.catalog.sources import LabelSource, label_problem
 from raylens.errors import MismatchError
+from raylens.home import from_home
 from raylens.ids import HookPoint, SaeId
 from raylens.specs import ModelInfo, SaeSpec
 
@@ -134,7 +134,7 @@ def _identity(name: str, aliases: Aliases) -> str:
     """A model's one name; folders are told apart by their whole path."""
     known = aliases.canonical(name)
     if known == name.strip() and is_folder(name):
-        return aliases.canonical(str(Path(name).expanduser().absolute()))  # not resolve(): that reads the disk
+        return aliases.canonical(str(from_home(name).absolute()))  # not resolve(): that reads the disk
     return known
 
 

@@ -59,6 +59,9 @@ def _is_name(text: str) -> bool:
 
 
 def _existing(text: str, what: str, base: Path) -> Path | None:
-    """What lies there, inside the base directory; a path that leads out of it is refused whether or not it exists."""
+    """What lies there, it and its files inside the base directory; a path out of it is refused even to nothing."""
     inside = inside_base(text, what, base)
+    for one in sorted(inside.iterdir()) if inside.is_dir() else ():
+        if one.is_symlink():
+            inside_base(one, f"{what} file", base)
     return inside if inside.exists() else None

@@ -32,6 +32,7 @@ from raylens.catalog.points import KNOWN
 from raylens.catalog.remote import api_only
 from raylens.catalog.sources import LabelSource, label_problem
 from raylens.errors import InputError
+from raylens.home import from_home
 from raylens.ids import HookPoint, SaeId
 
 VARIABLE: Final = "RAYLENS_CATALOG"
@@ -175,7 +176,7 @@ def _path(item: _Sae, folder: Path | None) -> str | None:
         raise InputError("name either path or repo.", hint="path is a local folder, repo a hub repository.")
     if item.path is None:
         return None
-    path = Path(item.path).expanduser()
+    path = from_home(item.path)
     if not path.is_absolute() and folder is None:
         raise InputError("a relative path in a remote catalogue names nothing.", hint="write the whole path.")
     return os.path.normpath(folder / path if folder else path)

@@ -14,7 +14,6 @@ the caller to say.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, Literal
 
 import torch
@@ -28,7 +27,7 @@ from raylens.engine.adapters import Adapter
 from raylens.engine.comparable import require_comparable
 from raylens.engine.load import LoadedModel, load_model
 from raylens.engine.memory import memory_advice
-from raylens.engine.models import ModelFiles, describe_files, describe_model, locate, require_safetensors
+from raylens.engine.models import ModelFiles, describe_files, describe_model, locate, model_folder, require_safetensors
 from raylens.errors import InputError
 from raylens.ids import digest
 from raylens.specs import ModelInfo
@@ -81,7 +80,7 @@ def locate_candidate(ref: str, *, revision: str | None = None, base: ModelInfo |
     adapter = _find_adapter(ref, revision)
     if adapter is None:
         files = locate(ref, revision=revision, weights=False)
-        if Path(ref).expanduser().is_dir():
+        if model_folder(ref) is not None:
             require_safetensors(files)
         return Candidate("checkpoint", describe_files(files), files=files)
     if base is None:
@@ -161,9 +160,8 @@ def require_finite(loaded: LoadedModel) -> None:
 def _find_adapter(ref: str, revision: str | None) -> Adapter | None:
     if model_path(ref) is not None:
         return None
-    folder = Path(ref).expanduser()
-    if folder.is_dir():
-        folder = folder.resolve()
+    folder = model_folder(ref)
+    if folder is not None:
         return adapters.open_adapter(folder, str(folder)) if adapters.is_adapter(folder) else None
     if is_folder(ref):
         return None  # locate says what is wrong with it

@@ -20,9 +20,10 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from raylens.engine.load import LoadedModel, load_tokenizer, prefix_ids, tokenizer_fingerprint
+from raylens.engine.model_config import read_model_config
 from raylens.engine.models import ModelFiles, describe_files
 from raylens.errors import MismatchError
 from raylens.ids import digest
@@ -83,8 +84,7 @@ class _Side:
         if isinstance(self._model, LoadedModel):
             network: Any = self._model.model
             return network.config.model_type
-        folder = self._model.folder
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).model_type
+        return read_model_config(self._model.folder, self._model.name).model_type
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

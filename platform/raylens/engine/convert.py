@@ -36,6 +36,7 @@ from raylens.engine.sae_hub import convert_release
 from raylens.engine.saes import load_sae
 from raylens.engine.unpickle import PICKLED, unpickle
 from raylens.errors import InputError, UnknownNameError
+from raylens.home import from_home
 from raylens.ids import HookPoint, SaeId
 
 _LINEAR: Final = {
@@ -99,7 +100,7 @@ def convert(source: str, out: Path, facts: SaeFacts | None = None) -> Converted:
     facts = facts or SaeFacts()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already.", hint="name another --out.")
-    path = Path(source).expanduser()
+    path = from_home(source)
     if not path.exists():
         if path.suffix in PICKLED or source.startswith((".", "/", "~")):
             raise UnknownNameError(f"there is no {source}.", hint="check the path.")

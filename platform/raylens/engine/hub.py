@@ -28,7 +28,7 @@ from raylens.errors import DiskFullError, HubUnreachableError, InputError, Rayle
 TOKEN_HINT = "set HF_TOKEN (or RAYLENS_SAE_MODEL_KEY) to a read token of an account that may use it"
 _OFFLINE_HINT = (
     "connect to huggingface.co and try again, copy the files into the hub cache (HF_HOME), "
-    "or name a local folder; raylens/pico needs no hub."
+    "or name a local folder that exists; raylens/pico needs no hub."
 )
 # httpx's or httpx2's own base error, whichever this version of the hub client is built on.
 _TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__mro__[1]

@@ -24,8 +24,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from raylens.engine import hub
+from raylens.engine.checkpoint_files import read_raw_config
 from raylens.engine.memory import memory_advice
 from raylens.engine.models import ModelFiles, describe_files, describe_model, locate, require_safetensors
+from raylens.engine.skeleton import misfit
 from raylens.errors import DamagedFileError, InputError
 from raylens.ids import digest
 from raylens.specs import ModelInfo
@@ -272,7 +274,14 @@ def _load(
             f"{files.name} cannot be loaded here ({' '.join(str(error).split())[:200]}).",
             hint="install that on every node, or name a model that is not stored quantized.",
         ) from error
-    except (ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever an architecture makes of a stranger's configuration
+        if odd := misfit(files):
+            raise InputError(
+                f"{odd} in the safetensors of {files.name}.",
+                hint="its config.json and its safetensors do not belong together.",
+            ) from error
         if isinstance(error, RuntimeError) and not str(error).startswith("Could not load"):
             raise
         raise InputError(
@@ -298,6 +307,6 @@ def _check_four_bits(engine: EagerModel, name: str) -> None:
 def _dtype(files: ModelFiles, device: torch.device) -> str:
     if device.type != "cpu":
         return "auto"
-    config = json.loads((files.folder / "config.json").read_text())
+    config = read_raw_config(files.folder, files.name)
     stored = config.get("dtype") or config.get("torch_dtype")
     return "float32" if stored in ("float16", "bfloat16") else "auto"

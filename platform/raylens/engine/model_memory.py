@@ -6,7 +6,6 @@ from above: the residual stream and the widest tensors of a block, and the pre-a
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,10 @@ import torch
 from torch import nn
 
 from raylens.config import ModelConfig
+from raylens.engine.checkpoint_files import read_raw_config
 from raylens.engine.feature_reading import CPU_TOKENS
 from raylens.engine.load import DTYPES, choose_device
-from raylens.engine.models import locate, weight_files
+from raylens.engine.models import locate
 from raylens.engine.skeleton import skeleton
 from raylens.specs import ModelInfo, SaeSpec
 
@@ -40,10 +40,12 @@ def model_bytes(config: ModelConfig) -> int:
         UnknownNameError, InputError, HubUnreachableError: As :func:`raylens.engine.models.locate`.
     """
     files = locate(config.model, revision=config.revision, weights=False)
-    stored = json.loads((files.folder / "config.json").read_text())
-    on_disk = sum(path.stat().st_size for path in weight_files(files.folder) if path.is_file())
-    if stored.get("quantization_config") and on_disk:
-        return on_disk  # quantized by its makers: it stays as it is
+    if read_raw_config(files.folder, files.name).get("quantization_config"):
+        on_disk = sum(
+            path.stat().st_size for path in files.folder.glob("model*.safetensors")
+        )  # of the hub, perhaps none
+        if on_disk:
+            return on_disk  # quantized by its makers: it stays as it is
     network = skeleton(files)
     itemsize = _itemsize(config, network)
     linear = {

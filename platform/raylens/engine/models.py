@@ -6,7 +6,6 @@ transformers format, or a hub id. Remote code is never run, and only safetensors
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,11 +14,15 @@ from typing import Any
 
 from raylens.bundle.paths import list_models, model_path
 from raylens.engine import fingerprint, hub
+from raylens.engine.checkpoint_files import INDEX, read_raw_config, require_weights, weight_files
+from raylens.engine.model_config import read_model_config
 from raylens.errors import InputError, UnknownNameError
+from raylens.home import from_home
 from raylens.specs import ModelInfo
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 _CONFIG_FILES = ("config.json", "generation_config.json")
+_BESIDE = ("adapter_config.json",)  # never loaded: a model that comes with one is refused
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -33,7 +36,7 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "tekken.json",
 )
-_WEIGHT_FILES = ("model*.safetensors", "model*.safetensors.index.json")
+_WEIGHT_FILES = ("model*.safetensors", INDEX)
 # What transformers needs to run a checkpoint that was stored in fewer bits: package, and what it is imported as.
 _LOADERS = {
     "awq": {"gptqmodel": "gptqmodel"},
@@ -43,7 +46,6 @@ _LOADERS = {
     "hqq": {"hqq": "hqq"},
     "torchao": {"torchao": "torchao"},
 }
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,9 @@ def locate(ref: str, *, revision: str | None = None, weights: bool = True) -> Mo
     bundled = model_path(ref)
     if bundled is not None:
         return ModelFiles(ref, _folder_revision(bundled), bundled)
-    folder = Path(ref).expanduser()
-    if folder.is_dir():
-        _require_config(folder, ref)
-        folder = folder.resolve()
+    folder = model_folder(ref)
+    if folder is not None:
+        read_raw_config(folder, ref)
         if weights:
             _require_loader(folder, ref)
         return ModelFiles(str(folder), _folder_revision(folder), folder)
@@ -87,6 +88,22 @@ def locate(ref: str, *, revision: str | None = None, weights: bool = True) -> Mo
             "model", ref, list_models(), hint="Or give a folder that exists, or a hub id such as google/gemma-2-2b."
         )
     return _locate_on_hub(ref, revision, weights)
+
+
+def model_folder(ref: str) -> Path | None:
+    """The local folder that a reference names, links resolved; None where there is no such folder.
+
+    Raises:
+        InputError: It names a file, or nothing.
+    """
+    if not ref.strip():
+        raise InputError("the name of the model is empty.", hint="name raylens/pico, a folder, or a hub id.")
+    path = from_home(ref)
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise InputError(f"{ref} is a file, and a model is a folder.", hint="name the folder that the file lies in.")
+    return None
 
 
 def describe_model(ref: str, *, revision: str | None = None) -> ModelInfo:
@@ -104,35 +121,20 @@ def describe_files(files: ModelFiles) -> ModelInfo:
     Raises:
         InputError: the configuration is not one of a language model that transformers knows, or is an encoder's.
     """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f"{files.name} has no configuration that transformers can read ({_first_line(error)}).",
-            hint="RayLens runs transformers' own architectures, and never code that comes with a model.",
-        ) from error
+    config = read_model_config(files.folder, files.name)
     text = config.get_text_config()
-    found = (getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    sizes = [size for size in found if isinstance(size, int)]
-    if len(sizes) != 3:
-        raise InputError(
-            f"{files.name} is not a causal language model ({config.model_type}).", hint="name a text-generating model."
-        )
     if _is_encoder(config):
         raise InputError(
             f"{files.name} is an encoder ({_architecture(config)}): it reads texts both ways and writes none.",
             hint="name a text-generating model; an encoder can be an embedding model (--embedding-model).",
         )
-    d_model, n_layers, vocab_size = sizes
     positions = getattr(text, "max_position_embeddings", None)
     return ModelInfo(
         name=files.name,
         revision=files.revision,
-        d_model=d_model,
-        n_layers=n_layers,
-        vocab_size=vocab_size,
+        d_model=text.hidden_size,
+        n_layers=text.num_hidden_layers,
+        vocab_size=text.vocab_size,
         architecture=_architecture(config),
         max_positions=positions if isinstance(positions, int) and positions > 0 else None,
     )
@@ -151,14 +153,6 @@ def _is_encoder(config: Any) -> bool:
     return is_masked and not getattr(config, "is_decoder", False) and _architecture(config) not in causal
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold a model's weights, in order of name (none: an empty list)."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted(folder / name for name in set(json.loads(index.read_text())["weight_map"].values()))
-    return sorted(folder.glob("model*.safetensors"))
-
-
 def sidecar_files(folder: Path) -> list[Path]:
     """Configuration and tokenizer of the model in ``folder``: what a copy of it needs beside the weights."""
     return [path for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (path := folder / name).is_file()]
@@ -166,14 +160,7 @@ def sidecar_files(folder: Path) -> list[Path]:
 
 def require_safetensors(files: ModelFiles) -> None:
     """Raise InputError where a model has no safetensors weights, naming the pickles it has instead."""
-    if weight_files(files.folder):
-        return
-    pickles = sorted(path.name for pattern in _PICKLED for path in files.folder.glob(pattern))
-    found = f"only pickled ones ({', '.join(pickles[:3])})" if pickles else "none at all"
-    raise InputError(
-        f"{files.name} has no model*.safetensors weights, but {found}.",
-        hint="pickles can run code; take a revision with safetensors, or: raylens convert FOLDER --out NEW.",
-    )
+    require_weights(files.folder, files.name)
 
 
 def require_loader(files: ModelFiles) -> None:
@@ -182,11 +169,7 @@ def require_loader(files: ModelFiles) -> None:
 
 
 def _require_loader(folder: Path, name: str) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError:  # said by transformers, where the configuration is read
-        return
-    stored = config.get("quantization_config") if isinstance(config, dict) else None
+    stored = read_raw_config(folder, name).get("quantization_config")
     method = str(stored.get("quant_method")) if isinstance(stored, dict) else ""
     missing = [package for package, module in _LOADERS.get(method, {}).items() if find_spec(module) is None]
     if missing:
@@ -198,26 +181,13 @@ def _require_loader(folder: Path, name: str) -> None:
 
 
 def _locate_on_hub(ref: str, revision: str | None, weights: bool) -> ModelFiles:
-    folder, commit = hub.fetch(ref, [*_CONFIG_FILES, *_TOKENIZER_FILES], revision=revision)
-    _require_config(folder, ref)
+    folder, commit = hub.fetch(ref, [*_CONFIG_FILES, *_BESIDE, *_TOKENIZER_FILES], revision=revision)
+    read_raw_config(folder, ref)
     if weights:
         _require_loader(folder, ref)
         folder, commit = hub.fetch(ref, [*_CONFIG_FILES, *_TOKENIZER_FILES, *_WEIGHT_FILES], revision=commit)
     return ModelFiles(ref, commit, folder)
 
 
-def _require_config(folder: Path, ref: str) -> None:
-    if not (folder / "config.json").is_file():
-        adapter = " but a LoRA adapter" if (folder / "adapter_config.json").is_file() else ""
-        raise InputError(
-            f"{ref} holds no model{adapter}: there is no config.json.",
-            hint="name a folder written by save_pretrained (merge an adapter into its base model first).",
-        )
-
-
 def _folder_revision(folder: Path) -> str:
     return fingerprint.of_files([folder / "config.json", *weight_files(folder)])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

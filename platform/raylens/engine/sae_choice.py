@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from raylens.catalog.guard import guard
 from raylens.catalog.lookup import Catalog
 from raylens.engine.saes import LoadedSae, describe_sae, fetch_sae, load_sae
+from raylens.home import from_home
 from raylens.ids import HookPoint, SaeId
 from raylens.specs import ModelInfo, SaeSpec
 
@@ -61,7 +61,7 @@ def choose(
     """
     found = []
     for ref in refs:
-        entry = None if Path(ref).expanduser().exists() else catalog.get(SaeId.parse(ref))
+        entry = None if from_home(ref).exists() else catalog.get(SaeId.parse(ref))
         if entry is None or entry.source == "bundle":
             choice = SaeChoice(ref)
         elif entry.source == "user":

@@ -37,6 +37,7 @@ from raylens.engine.inference_sae import InferenceSae, read_inference_sae
 from raylens.engine.memory import memory_advice
 from raylens.engine.sae_formats import SaeFolder, open_folder, read_state
 from raylens.errors import DamagedFileError, InputError, UnknownNameError
+from raylens.home import from_home
 from raylens.ids import HookPoint, SaeId
 from raylens.specs import SaeSpec
 
@@ -138,7 +139,7 @@ class _Source:
 
 
 def _find(ref: str | Path, *, weights: bool) -> _Source:
-    path = Path(ref).expanduser()
+    path = from_home(ref)
     if path.exists():
         folder = open_folder(path.resolve())
         content = fingerprint.of_files(folder.files)

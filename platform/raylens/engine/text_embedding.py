@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raylens.engine import fingerprint, hub
 from raylens.engine.models import ModelFiles
 from raylens.errors import HubUnreachableError, InputError
+from raylens.home import from_home
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts → unit vectors float32 ``[texts, dim]``."""
@@ -34,7 +35,7 @@ def locate_embedding(ref: str, *, revision: str | None = None) -> ModelFiles:
         InputError: There is no such model, it cannot be reached, or it has no safetensors.
         DiskFullError: No room to download it.
     """
-    folder = Path(ref).expanduser()
+    folder = from_home(ref)
     if folder.is_dir():
         folder = folder.resolve()
         files = ModelFiles(str(folder), _fingerprint(folder), folder)

@@ -6,7 +6,6 @@ GB. A checkpoint that stores them otherwise than the model has them (in fewer bi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from raylens.engine.checkpoint_files import weight_files
 from raylens.engine.load import LoadedModel, load_model, tokenizer_of
 from raylens.engine.memory import memory_advice
-from raylens.engine.models import ModelFiles, locate, require_safetensors, weight_files
+from raylens.engine.models import ModelFiles, locate, require_safetensors
 from raylens.engine.skeleton import skeleton
 from raylens.errors import DamagedFileError
 
@@ -105,10 +105,6 @@ def _stored(folder: Path, network: Any) -> dict[str, tuple[Path, str]]:
 
 
 def _keys(folder: Path) -> Iterator[tuple[Path, str]]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        yield from ((folder / file, key) for key, file in json.loads(index.read_text())["weight_map"].items())
-        return
     for path in weight_files(folder):
         with _opened(path) as file:
             yield from ((path, key) for key in file.keys())  # noqa: SIM118

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from raylens.errors import InputError
+from raylens.home import from_home
 from raylens.labels.explanations import Page, ShapeError, page_payload, parse_json, read_explanation
 from raylens.labels.import_report import ImportReport, Progress
 from raylens.labels.label_store import LabelStore
@@ -79,7 +80,7 @@ def import_exports(
         InputError: There is no such file, or no export file below the folder.
         DiskFullError: No space; what was committed stays.
     """
-    root = Path(path).expanduser()
+    root = from_home(path)
     report = ImportReport()
     batches: list[_Batch] = []
     for one in _found(root):

@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from raylens.errors import InputError
+from raylens.home import from_home
 from raylens.labels.explanations import Page, ShapeError, page_payload, parse_json, read_explanation
 from raylens.labels.exports import LINE_LIMIT, index_of
 from raylens.labels.import_report import ImportReport, Progress
@@ -52,7 +53,7 @@ def import_sqlite(
         InputError: It is no such database, or its writer has not closed it.
         DiskFullError: No space; what was committed stays.
     """
-    file = Path(path).expanduser()
+    file = from_home(path)
     report = ImportReport(files=1)
     with closing(_opened(file)) as database:
         try:
@@ -212,7 +213,7 @@ def _named(identifier: str) -> str:
 
 def is_sqlite(path: str | Path) -> bool:
     """Whether a file is, or is called, an SQLite database."""
-    file = Path(path).expanduser()
+    file = from_home(path)
     if file.is_file():
         with file.open("rb") as opened:
             return opened.read(16) == b"SQLite format 3\x00" or file.suffix in (".sqlite", ".sqlite3", ".db")

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from raylens.errors import InputError
+from raylens.home import from_home
 
 DEFAULT_COLUMN = "text"
 
@@ -143,7 +143,7 @@ def parse_source(spec: str, column: str | None = None) -> TextSource:
             f"{spec!r} is a URL, and text is read from local files or the hub.",
             hint="download it and give the path, or write hf:owner/name for a data set of the hub.",
         )
-    return FileSource(spec, str(Path(spec).expanduser().absolute()), column)
+    return FileSource(spec, str(from_home(spec).absolute()), column)
 
 
 def _parse_hub(spec: str, column: str) -> HubSource:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raylens.errors import DamagedFileError, InputError, RunError, UnknownNameError
+from raylens.home import from_home
 from raylens.ids import HookPoint, digest
 from raylens.store.files import Files
 from raylens.store.lock import Lock, acquire
@@ -351,7 +351,7 @@ def record_place(text: str, workspace: Files, *, kind: str = "records") -> tuple
         raise InputError("a place has an empty name.", hint="give a plain name, or a folder such as ./activations.")
     if _NAME.fullmatch(text):
         return workspace, f"{kind}/{text}"
-    if Path(text).expanduser().is_file():
+    if from_home(text).is_file():
         raise InputError(f"{text} is a file, and not a folder.", hint="give a plain name, or another folder.")
     return Files.open(text), ""
 

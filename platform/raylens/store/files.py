@@ -19,6 +19,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from raylens.errors import DamagedFileError, InputError, WorkspaceError
+from raylens.home import from_home
 from raylens.store.disk import Disk, Stored, as_disk_full
 from raylens.store.objects import Objects
 
@@ -45,7 +46,7 @@ class Files:
                 hint="rename that folder, or name another one with --workspace.",
             )
         self.local = "://" not in text
-        self._backend: Disk | Objects = Disk(Path(text).expanduser()) if self.local else Objects(text)
+        self._backend: Disk | Objects = Disk(from_home(text)) if self.local else Objects(text)
         self.url = str(self._backend.root) if isinstance(self._backend, Disk) else self._backend.url
 
     @classmethod
