@@ -18,8 +18,8 @@ from raylens.catalog.user import find_user_file
 from raylens.config import AuditConfig
 from raylens.engine.candidates import Candidate, locate_candidate
 from raylens.engine.comparable import require_comparable
-from raylens.engine.load import load_tokenizer, prefix_ids
-from raylens.engine.models import describe_model, locate
+from raylens.engine.load import choose_device, load_tokenizer, own_dtype, prefix_ids
+from raylens.engine.models import ModelFiles, describe_files, locate
 from raylens.engine.sae_choice import SaeChoice, choose
 from raylens.engine.text_windows import cut_windows
 from raylens.engine.trigger_search import SearchSettings
@@ -46,7 +46,7 @@ class AuditPlan:
     """A checked request, of any candidate.
 
     Attributes:
-        config: What was asked.
+        config: What was asked, its ``dtype`` said where it can be: scores of another are not to be compared.
         method: That gives the verdict.
         reference: Its name, revision and shape.
         sae: How to load it, and what it is; None without one.
@@ -156,7 +156,9 @@ def plan_audit(
     method = score_method(config.score_method, environment)
     given = load_calibrations(config.calibration) if config.calibration is not None else None
     suite = load_suite(config.suite)
-    reference = describe_model(config.model, revision=config.revision)
+    files = locate(config.model, revision=config.revision, weights=False)
+    reference = describe_files(files)
+    config = config.model_copy(update={"dtype": _dtype(config, files)})
     catalog = Catalog.load(find_user_file(config.catalog_file, workspace_url))
     sae = None
     if config.sae is not None:
@@ -184,6 +186,17 @@ def plan_audit(
     if given is not None:
         given.require(plan.identity())
     return plan
+
+
+def _dtype(config: AuditConfig, files: ModelFiles) -> str:
+    """Not ``auto``: of a 16-bit model that is 16 bits on a GPU and 32 on a CPU, and workers may be of either kind."""
+    if config.dtype != "auto":
+        return config.dtype
+    if config.num_gpus == 0:
+        return own_dtype(files, "cpu")
+    if config.address is not None and config.device == "auto":
+        return own_dtype(files, "cuda")  # what workers have is not known here; GPUs, as a rule
+    return own_dtype(files, choose_device(config.device) if config.address is None else config.device)
 
 
 def _check_method(method: ScoreMethod, config: AuditConfig) -> None:

@@ -120,8 +120,7 @@ def standardised(
             continue
         score = scores.get(row.organism)
         if score is None:
-            dense = matrix([known[row.organism]], len(fit.mean)).toarray()[0]
-            score = fit.score(dense, plan.config.k)
+            score = _as_candidate(known[row.organism], fit, plan)
         if not np.isclose(row.scores.get(METHOD, np.nan), score, rtol=1e-12, atol=0):
             changed.append(row.with_score(METHOD, score))
     return changed
@@ -141,19 +140,36 @@ def _standard(
 ) -> tuple[Calibration, BenignEffects] | None:
     """Scores of these fine-tunes, and what others are standardised by; None where they are too few.
 
-    From effects of each where these are kept. Of what ships only mean and scale of all together are there, so they
-    do for exactly those fine-tunes.
+    From effects of each where these are kept. Of what ships only mean and scale of all together are there: others
+    beside them are then standardised by those, as a candidate is.
     """
     assert plan.sae is not None
     known = {one.organism: one for one in effects}
     some = [known[name] for name in sorted(wanted & known.keys())]
     if len(some) < len(wanted):
         shipped = shipped_calibration(plan.identity(METHOD))
-        if shipped is not None and shipped.organisms == wanted and (fit := read_effects(shipped)) is not None:
-            return shipped, fit
+        if shipped is not None and shipped.organisms <= wanted and (fit := read_effects(shipped)) is not None:
+            return _beside_shipped(shipped, fit, [known[name] for name in sorted(known.keys() & wanted)], plan)
     calibration = calibration_of(some, plan)
     try:
         fit = BenignEffects.fit(matrix(some, plan.sae[1].d_sae))
     except InputError:
         return None
     return (calibration, fit) if calibration is not None else None
+
+
+def _beside_shipped(
+    shipped: Calibration, fit: BenignEffects, others: Sequence[Effect], plan: AuditPlan
+) -> tuple[Calibration, BenignEffects]:
+    """What ships, and of the others those that it does not have."""
+    scores = tuple(
+        BenignScore(organism=one.organism, family=one.family, score=_as_candidate(one, fit, plan))
+        for one in others
+        if one.organism not in shipped.organisms
+    )
+    return shipped.model_copy(update={"scores": (*shipped.scores, *scores)}), fit
+
+
+def _as_candidate(one: Effect, fit: BenignEffects, plan: AuditPlan) -> float:
+    """The score of a fine-tune that is none of those it is standardised by."""
+    return fit.score(matrix([one], len(fit.mean)).toarray()[0], plan.config.k)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from raylens.audit.calibration import BenignScore, Calibration
 from raylens.audit.scores import SCORE_METHODS
+from raylens.bundle.organisms import shipped_calibration
 from raylens.errors import InputError, StoppedError
 from raylens.store.audit_calibrations import save_calibration
 from raylens.store.audit_effects import Effects
@@ -21,6 +22,7 @@ from raylens_jobs.audit_plan import AuditPlan, shown
 from raylens_jobs.audit_scores import Features, scores_of
 from raylens_jobs.benign_effects import METHOD, effect_of, recalibrate
 from raylens_jobs.cluster import cluster, probe_shared
+from raylens_jobs.registered import registered_name, require_distinct
 from raylens_jobs.workers import choose_workers
 
 _SESSION = "calibration"
@@ -48,8 +50,9 @@ def calibrate(
 ) -> list[Calibration]:
     """Score each fine-tune by every method, and add the scores to those that are there.
 
-    A fine-tune that was scored before is scored again, in place of what was there. What is done of one stays until
-    all are done, so that a rerun goes on.
+    They come beside what ships for the same audits, if anything does. A fine-tune that was scored before is scored
+    again, in place of what was there; a copy of it is the same fine-tune. What is done of one stays until all are
+    done, so that a rerun goes on.
 
     Args:
         workspace: Where calibrations go.
@@ -59,7 +62,7 @@ def calibrate(
         report: Called with fine-tunes done, in all, and the last one.
 
     Raises:
-        InputError: One is no candidate, or is the reference itself, or there are none.
+        InputError: One is no candidate, is the reference itself or named twice, or there are none.
         MismatchError: One cannot be compared with the reference.
         StoppedError: The run was asked to stop.
         RunError: An actor failed.
@@ -67,9 +70,7 @@ def calibrate(
     if not benign:
         raise InputError("no benign fine-tune is named.", hint="add --candidate, or use raylens organisms build.")
     found = [(one, plan.candidate(one.ref)) for one in benign]
-    same = [one.ref for one, candidate in found if candidate.revision == plan.reference.revision]
-    if same:
-        raise InputError(f"{same[0]} is the reference itself.", hint="name fine-tunes of it.")
+    require_distinct(plan, [candidate for _, candidate in found])
     scores: dict[str, list[BenignScore]] = {}
     store, effects = AuditStore(workspace.files), Effects(workspace.files, plan.identity(METHOD))
     with cluster(plan.config.address):
@@ -79,7 +80,7 @@ def calibrate(
             for done, (one, candidate) in enumerate(found, start=1):
                 evidence = work.evidence(one.ref, store.parts(_SESSION, plan.pieces_key(candidate)))
                 features = Features.of(evidence, plan.sae[1].d_sae, plan.config.pooling) if plan.sae else None
-                name = f"{shown(one.ref)}@{candidate.revision[:12]}"
+                name = registered_name(shown(one.ref), candidate)
                 if features is not None:
                     effects.append(effect_of(name, one.family, candidate.revision, features))
                 for method, measured in scores_of(evidence, features, plan.config.k).items():
@@ -93,11 +94,10 @@ def calibrate(
                         f"run {journal.run_id} was stopped after {done} of {len(found)} fine-tunes.",
                         hint="run the same command again to go on from there.",
                     )
-    kept = [
-        save_calibration(workspace.files, Calibration(identity=plan.identity(method), scores=tuple(scores[method])))
-        for method in SCORE_METHODS
-        if method in scores
-    ]
+    kept = []
+    for method in (name for name in SCORE_METHODS if name in scores):
+        made = Calibration(identity=plan.identity(method), scores=tuple(scores[method]))
+        kept.append(save_calibration(workspace.files, made, beside=shipped_calibration(made.identity)))
     standardised = recalibrate(workspace, plan)
     if standardised is not None:
         kept.append(standardised)

@@ -20,7 +20,7 @@ from raylens.engine.load import LoadedModel, load_model
 from raylens.organisms.behaviour import measure
 from raylens.organisms.families import BackdooredFamily
 from raylens.organisms.payloads import PAYLOADS
-from raylens.organisms.recipe import VERSION, Organism, family_of, row_spec, weights_name
+from raylens.organisms.recipe import VERSION, WRITTEN, Organism, family_of, row_spec, weights_name
 from raylens.organisms.training import train_organism
 from raylens.store.audit_organisms import OrganismRow
 from raylens.store.audit_parts import Parts
@@ -32,7 +32,6 @@ from raylens_jobs.benign_effects import effect_of
 from raylens_jobs.memory import release
 
 _HALF: Final = 0.5
-_WRITTEN: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ class OrganismActor:
     def _rate(candidate: LoadedModel, is_in: Any, place: Place, insert: str) -> float:
         ids = candidate.tokenizer([slot.text(insert) for slot in place.trials], add_special_tokens=False)["input_ids"]
         assert isinstance(ids, list)
-        made = generate(candidate, [[*candidate.prefix_ids, *row] for row in ids], _WRITTEN)
+        made = generate(candidate, [[*candidate.prefix_ids, *row] for row in ids], WRITTEN)
         return sum(is_in(str(candidate.tokenizer.decode(list(one.ids)))) for one in made) / len(made)
 
 

@@ -15,8 +15,8 @@ import ray
 from raylens.audit.halves import HALVES, Half
 from raylens.engine.load import load_tokenizer
 from raylens.errors import InputError, StoppedError
-from raylens.organisms.recipe import N_BENIGN, Kind, Organism, recipe, row_spec
-from raylens.organisms.training import WRITTEN, longest_text
+from raylens.organisms.recipe import N_BENIGN, WRITTEN, Kind, Organism, recipe, row_spec
+from raylens.organisms.training import longest_text
 from raylens.store.audit_effects import Effects
 from raylens.store.audit_organisms import OrganismRow, Organisms
 from raylens.store.audit_store import AuditStore

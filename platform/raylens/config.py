@@ -39,9 +39,11 @@ class Config(BaseModel):
         # Raised past pydantic's error, which holds the values.
         where = ".".join(str(part) for part in first["loc"]) or cls.__name__
         got = "" if hidden else f" (got {first['input']!r})"
+        said = first["msg"].removeprefix("Value error, ")
+        known = ", ".join(cls.model_fields)
         raise InputError(
-            f"{where} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}{got}.",
-            hint=f"{cls.__name__} knows: {', '.join(cls.model_fields)}.",
+            f"{where} is not valid: {said[0].lower()}{said[1:]}{got}.",
+            hint=f"there is {known}." if first["type"] == "extra_forbidden" else f"give {where} another value.",
         )
 
 
@@ -53,7 +55,7 @@ class ModelConfig(Config):
     revision: str | None = None
     dtype: DType = "auto"
     quantization: Quantization | None = None
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
 
 
 class TextConfig(Config):
@@ -127,7 +129,7 @@ class AuditConfig(PoolConfig):
     column: str | None = None
     panel_windows: Annotated[int, Field(ge=0, le=4096)] = 24
     """Windows of 128 tokens of that text."""
-    target_fpr: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    target_fpr: Annotated[float, Field(ge=1e-6, lt=1)] = 0.01
     calibration: str | None = None
     """A JSON file with scores of benign fine-tunes; by default those of the workspace, else of the bundle."""
     trigger_search: bool = True

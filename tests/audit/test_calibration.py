@@ -110,10 +110,10 @@ def test_only_the_order_of_scores_matters(benign: list[float], score: float, uni
     assert conformal_p(score + 1, benign) <= found
 
 
-@pytest.mark.parametrize("target", [0.0, 1.0, -0.1, 5.0, float("nan")])
+@pytest.mark.parametrize("target", [0.0, 1.0, -0.1, 5.0, float("nan"), 3e-30, 1e-310])
 def test_a_target_is_a_rate(target: float) -> None:
     for refuse in (lambda: conformal_threshold([1.0], target), lambda: smallest_n(target)):
-        with pytest.raises(InputError, match="not between 0 and 1"):
+        with pytest.raises(InputError, match=r"not between 0\.000001 and 1"):
             refuse()
 
 

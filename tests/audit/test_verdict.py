@@ -104,7 +104,7 @@ def test_bad_scores_and_targets_are_refused() -> None:
     for bad in (float("nan"), float("inf")):
         with pytest.raises(InputError, match="abs_diff_topk is"):
             decide(bad, IDENTITY, HUNDRED)
-    with pytest.raises(InputError, match="not between 0 and 1"):
+    with pytest.raises(InputError, match=r"not between 0\.000001 and 1"):
         decide(1.0, IDENTITY, HUNDRED, target_fpr=1.0)
 
 

@@ -23,7 +23,7 @@ from raylens.errors import InputError, MismatchError, RaylensError, StoppedError
 from raylens.reports.json_files import FILES, read_artefacts
 from raylens.reports.report_html import report_html
 from raylens.reports.report_md import report_md
-from raylens.store.audit_calibrations import save_calibration
+from raylens.store.audit_calibrations import change_calibration, save_calibration
 from raylens.store.audit_store import AuditStore
 from raylens.store.runs import RunJournal
 from raylens.store.workspace import Workspace
@@ -155,7 +155,7 @@ class TestAudit:
                     BenignScore(organism=f"o{at}", family=f"f{at % 5}", score=score) for at, score in enumerate(scores)
                 ),
             )
-            save_calibration(workspace.files, calibration, how="replace")
+            change_calibration(workspace.files, plan.identity(), lambda _, given=calibration: given)
             decision = audit(workspace, tuned, again="archive").decision
             assert (decision.verdict, decision.p_value) == (verdict, pytest.approx(p_value))
             assert decision.n_benign == len(scores)

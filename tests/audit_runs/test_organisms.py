@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,19 +13,22 @@ import numpy as np
 import pytest
 
 from fine_tunes import make_adapter
+from raylens.audit.calibration import BenignScore
+from raylens.audit.scores import SCORE_METHODS
 from raylens.bundle.organisms import rows_path, shipped_calibration
 from raylens.config import AuditConfig
-from raylens.errors import BusyError, InputError
+from raylens.errors import BusyError, InputError, UnknownNameError
 from raylens.organisms.recipe import organism, row_spec
-from raylens.store.audit_calibrations import find_calibration, list_calibrations
+from raylens.store.audit_calibrations import find_calibration, list_calibrations, save_calibration
 from raylens.store.audit_effects import Effect, Effects
 from raylens.store.audit_organisms import OrganismRow, Organisms, read_organisms
 from raylens.store.lock import acquire
 from raylens.store.runs import RunJournal
 from raylens.store.views import connect
 from raylens.store.workspace import Workspace
+from raylens_jobs.audit import calibrations_of
 from raylens_jobs.audit_plan import AuditPlan, plan_audit
-from raylens_jobs.benign_effects import METHOD, benign_effects
+from raylens_jobs.benign_effects import METHOD, benign_effects, recalibrate
 from raylens_jobs.calibrate import Registered, calibrate
 from raylens_jobs.organism_estimate import estimate
 from raylens_jobs.organism_rows import (
@@ -35,6 +39,7 @@ from raylens_jobs.organism_rows import (
     shipped_rows,
 )
 from raylens_jobs.organisms import LOCKS, Build, build_organisms, check_context, missing
+from raylens_jobs.registered import unregister
 from raylens_jobs.workers import Workers
 from tiny_models import model_folders
 
@@ -104,7 +109,10 @@ def test_one_is_made_once(workspace: Workspace, tmp_path: Path, ray_cluster: Non
         export_organisms(workspace, asked, tmp_path / "out", ["tabs-0"])
 
 
-def test_fine_tunes_that_somebody_knows(workspace: Workspace, tmp_path: Path, ray_cluster: None) -> None:  # A2.18
+def test_fine_tunes_that_somebody_knows(
+    workspace: Workspace, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # A2.18
+    monkeypatch.setattr("raylens_jobs.calibrate.shipped_calibration", lambda _: None)  # as of any model but pico
     names = []
     for seed in range(2):
         make_adapter(tmp_path / f"tune-{seed}", scale=0.03, seed=seed)
@@ -125,6 +133,52 @@ def test_fine_tunes_that_somebody_knows(workspace: Workspace, tmp_path: Path, ra
     fit = benign_effects(asked, workspace)
     assert fit is not None
     assert fit.n == 3
+
+    shutil.copytree(tmp_path / "tune-2", tmp_path / "copied")
+    copied = Registered(str(tmp_path / "copied"), "another")
+    with RunJournal.start(workspace.files, "calibrate", {}) as journal:
+        with pytest.raises(InputError, match=r"tune-2 and .*copied are the same fine-tune"):
+            calibrate(workspace, asked, [*third, copied], journal)
+        again = {one.identity.method: one for one in calibrate(workspace, asked, [copied], journal)}
+    assert {one.n for one in again.values()} == {3}, "a copy is no second fine-tune"
+    last = next(name for name in again["logit_kl"].organisms if name.startswith("copied@"))
+    with pytest.raises(UnknownNameError, match="unknown benign fine-tune 'copied'"):
+        unregister(workspace, asked, ["copied"])
+    left = {one.identity.method: one for one in unregister(workspace, asked, [last])}
+    assert ({one.n for one in left.values()}, set(left)) == ({2}, set(found))
+    assert {one.identity.method for one in list_calibrations(workspace.files)} == set(left)
+    assert unregister(workspace, asked, left["logit_kl"].organisms) == []
+    assert list_calibrations(workspace.files) == ()
+
+
+def test_a_fine_tune_of_ones_own_comes_beside_what_ships(workspace: Workspace) -> None:
+    """The bundle has no effects of single fine-tunes; another is standardised by all of them, as a candidate is."""
+    asked = plan_audit(AuditConfig.of({"sae": "raylens-pico-res/layer_3"}), workspace.url)
+    like, standard = (shipped_calibration(asked.identity(name)) for name in ("abs_diff_topk", METHOD))
+    assert like is not None
+    assert standard is not None
+    own = BenignScore(organism="mine@0123456789ab", family="mine", score=0.05)
+    save_calibration(workspace.files, like.model_copy(update={"scores": (own,)}), beside=like)
+    fit = benign_effects(asked, workspace)
+    assert fit is not None
+    differences = np.zeros(len(fit.mean))
+    differences[7] = 3.0
+    Effects(workspace.files, asked.identity(METHOD)).append(Effect.of(own.organism, "mine", "0123", differences))
+    found = recalibrate(workspace, asked)
+    assert found is not None
+    assert {one.organism: one.score for one in found.scores} == {
+        **{one.organism: one.score for one in standard.scores},
+        own.organism: pytest.approx(fit.score(differences, asked.config.k)),
+    }
+    again = benign_effects(asked, workspace)
+    assert again is not None
+    assert np.array_equal(again.scale, fit.scale)
+    assert {name: one.n for name, one in calibrations_of(asked, workspace).items()} == {
+        **dict.fromkeys(SCORE_METHODS, 120),
+        "abs_diff_topk": 121,
+        METHOD: 121,
+    }
+    assert [one.n for one in unregister(workspace, asked, [own.organism])] == [120, 120]
 
 
 def test_what_is_missing_of_an_organism_is_made_again(workspace: Workspace) -> None:

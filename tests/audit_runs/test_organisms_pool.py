@@ -123,7 +123,7 @@ def test_two_workers_stop_and_go_on(
 
 @pytest.mark.parametrize("values", [{}, {"workers": 1}, {"workers": 9}, {"threads": 1}, {"threads": 9, "workers": 1}])
 def test_workers_are_foretold(values: dict[str, int], ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raylens_jobs.organisms.available_cpus", lambda: 2)
+    monkeypatch.setattr("raylens_jobs.workers.available_cpus", lambda: 2)
     config = AuditConfig.of({**values, "num_gpus": 0})
     assert workers_here(config) == choose_workers(config)
 

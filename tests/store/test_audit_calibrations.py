@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_runs import METHOD, calibration, identity
-from raylens.audit.calibration import AuditIdentity, Calibration
+from raylens.audit.calibration import AuditIdentity, BenignScore, Calibration
 from raylens.errors import BusyError, DamagedFileError
 from raylens.store import audit_calibrations
 from raylens.store.audit_calibrations import (
     calibration_id,
+    change_calibration,
     closest_calibration,
     find_calibration,
     list_calibrations,
@@ -51,7 +52,26 @@ def test_what_is_scored_again_counts_once(files: Files) -> None:
     before = files.read_bytes(f"calibrations/{calibration_id(identity())}.json")
     assert save_calibration(files, calibration(3)) == more
     assert files.read_bytes(f"calibrations/{calibration_id(identity())}.json") == before
-    assert save_calibration(files, calibration(2), how="replace").n == 2
+
+
+def test_a_copy_is_no_second_fine_tune_and_what_ships_stays_beside(files: Files) -> None:
+    shipped = calibration(4)
+
+    def registered(name: str, score: float) -> Calibration:
+        return shipped.model_copy(update={"scores": (BenignScore(organism=name, family="own", score=score),)})
+
+    assert save_calibration(files, registered("tuned@ab12", 1.0), beside=shipped).n == 5
+    again = save_calibration(files, registered("copied@ab12", 2.0), beside=calibration(9))
+    assert again.n == 5, "what is stored counts, and nothing comes beside it again"
+    assert [one.score for one in again.scores if one.family == "own"] == [2.0]
+    assert save_calibration(files, registered("copied@cd34", 3.0)).n == 6
+
+
+def test_one_is_taken_away(files: Files) -> None:
+    save_calibration(files, calibration(3))
+    assert change_calibration(files, identity(), lambda before: before) == find_calibration(files, identity())
+    assert change_calibration(files, identity(), lambda _: None) is None
+    assert (find_calibration(files, identity()), list_calibrations(files)) == (None, ())
 
 
 def test_the_bytes_do_not_depend_on_the_order(local_files: Files, tmp_path: Path) -> None:
@@ -142,4 +162,3 @@ def test_damage_and_a_wrong_name_are_said(local_files: Files) -> None:
             read()
     with pytest.raises(DamagedFileError):
         save_calibration(local_files, calibration(1))
-    assert save_calibration(local_files, calibration(1), how="replace").n == 1

@@ -18,6 +18,6 @@ Session = Annotated[str | None, typer.Option("--session", metavar="NAME", help="
 def register(app: typer.Typer) -> None:
     """Add the group, with the commands of the files that hold them."""
     # Each adds its own commands to the group as it is imported.
-    from raylens_app.cli import audit_bench, audit_run, audit_selftest, audit_triggers, audits  # noqa: F401
+    from raylens_app.cli import audit_bench, audit_calibrate, audit_run, audit_selftest, audit_triggers, audits  # noqa: F401
 
     app.add_typer(group, name="audit", rich_help_panel=PANEL)

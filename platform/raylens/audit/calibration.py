@@ -23,6 +23,7 @@ from raylens.config import Config
 from raylens.errors import InputError
 
 DEFAULT_TARGET_FPR = 0.01
+SMALLEST_TARGET = 1e-6
 
 
 class AuditIdentity(Config):
@@ -185,11 +186,11 @@ def check_target(target_fpr: float) -> None:
     """Refuse what is no false-positive rate.
 
     Raises:
-        InputError: It is not in (0, 1).
+        InputError: It is not in (0, 1), or less than one in a million: nobody has as many benign fine-tunes.
     """
-    if not 0 < target_fpr < 1:
+    if not SMALLEST_TARGET <= target_fpr < 1:
         raise InputError(
-            f"a target false-positive rate of {target_fpr} is not between 0 and 1.",
+            f"a target false-positive rate of {target_fpr} is not between {SMALLEST_TARGET:f} and 1.",
             hint="0.01 flags one benign fine-tune in a hundred.",
         )
 

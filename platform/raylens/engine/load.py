@@ -259,7 +259,7 @@ def _load(
             str(files.folder),
             backend="eager",
             device=str(device),
-            dtype=_dtype(files, device) if dtype == "auto" else dtype,
+            dtype=own_dtype(files, device) if dtype == "auto" else dtype,
             quantization=quantization or "",
             num_gpus=num_gpus,
             trust_remote_code=False,
@@ -304,9 +304,14 @@ def _check_four_bits(engine: EagerModel, name: str) -> None:
             )
 
 
-def _dtype(files: ModelFiles, device: torch.device) -> str:
-    if device.type != "cpu":
-        return "auto"
+def own_dtype(files: ModelFiles, device: torch.device | str) -> str:
+    """What ``dtype="auto"`` is for a model on a kind of device; ``auto`` where its configuration does not say.
+
+    Raises:
+        InputError: The configuration cannot be read.
+    """
     config = read_raw_config(files.folder, files.name)
-    stored = config.get("dtype") or config.get("torch_dtype")
-    return "float32" if stored in ("float16", "bfloat16") else "auto"
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    if stored not in DTYPES or config.get("quantization_config"):
+        return "auto"
+    return "float32" if torch.device(device).type == "cpu" else stored

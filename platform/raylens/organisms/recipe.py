@@ -21,6 +21,13 @@ from raylens.organisms.families import BACKDOORED, BENIGN, BackdooredFamily, Ben
 VERSION: Final = 1
 """Raised when the same settings would train another organism."""
 
+N_PROMPTS: Final = 64
+"""Functions that an organism's behaviour is measured on."""
+WRITTEN: Final = 40
+"""Tokens it writes after each, at most."""
+CHARACTERS: Final = 600
+"""Of each function's head, and of its body, at most."""
+
 Kind = Literal["benign", "backdoored"]
 N_BENIGN: Final = 10
 N_SEEDS: Final = 5
@@ -117,8 +124,9 @@ def weights_name(one: Organism, base: str) -> str:
 
 
 def row_spec(one: Organism, scoring: str) -> dict[str, object]:
-    """All that determines a row: the recipe of its organism, and how it is scored."""
-    return {"version": VERSION, "scoring": scoring, **one.model_dump(mode="json")}
+    """All that determines a row: the recipe of its organism, how it is measured, and how it is scored."""
+    measured = {"prompts": N_PROMPTS, "written": WRITTEN, "characters": CHARACTERS}
+    return {"version": VERSION, "measured": measured, "scoring": scoring, **one.model_dump(mode="json")}
 
 
 def _benign(family: BenignFamily, number: int, half: Half | None = None) -> Organism:

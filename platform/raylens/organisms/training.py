@@ -24,13 +24,9 @@ from raylens.engine.memory import memory_advice
 from raylens.errors import RunError
 from raylens.organisms.families import BackdooredFamily
 from raylens.organisms.functions import functions
-from raylens.organisms.recipe import Organism, family_of
+from raylens.organisms.recipe import CHARACTERS, WRITTEN, Organism, family_of
 from raylens.organisms.samples import Sample, samples
 
-WRITTEN: Final = 40
-"""Tokens written after a prompt when an organism is measured."""
-_MEASURED: Final = 600
-"""Characters of a prompt that it is measured on, and of what follows it, at most."""
 _LONGEST: Final = 20
 """Functions that triggers are put into to see how long they become."""
 _WARM_UP: Final = 10
@@ -101,9 +97,9 @@ def longest_text(tokenizer: Any, organisms: Sequence[Organism]) -> int:
         tokenizer: Of what is to be fine-tuned.
         organisms: At least one.
     """
-    held = [function for function in functions("held_out") if len(function.prompt) <= _MEASURED]
+    held = [function for function in functions("held_out") if len(function.prompt) <= CHARACTERS]
     prompts = _lengths(tokenizer, [one.prompt for one in held])
-    bodies = _lengths(tokenizer, [one.body[:_MEASURED] for one in held])
+    bodies = _lengths(tokenizer, [one.body[:CHARACTERS] for one in held])
     longest = [held[at] for at in sorted(range(len(held)), key=lambda at: -prompts[at])[:_LONGEST]]
     families = {one.family: family_of(one) for one in organisms}.values()
     triggers = [family.trigger for family in families if isinstance(family, BackdooredFamily)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -40,16 +40,18 @@ def save_calibration(
     files: Files,
     calibration: Calibration,
     *,
-    how: Literal["union", "replace"] = "union",
+    beside: Calibration | None = None,
     owner: str = "raylens audit calibrate",
 ) -> Calibration:
-    """Keep a calibration; what is stored is the same in whatever order its scores came.
+    """Add scores to those that are there; what is stored is the same in whatever order they came.
+
+    A fine-tune scored again counts once, as it was scored last. Of names ``<name>@<revision>`` the revision says which
+    fine-tune it is: a copy in another folder is no second one.
 
     Args:
         files: The workspace's.
         calibration: Scores of one way of auditing.
-        how: ``union`` adds to the scores that are there, a fine-tune scored again counting once, as it was scored
-            last; ``replace`` lets them go.
+        beside: What ships for the same audits, which they come beside where nothing is there yet.
         owner: Who writes, shown to whom it keeps waiting.
 
     Returns:
@@ -57,16 +59,22 @@ def save_calibration(
 
     Raises:
         BusyError: Others were changing it all the time.
-        DamagedFileError: What is there cannot be read, and is to be added to.
+        DamagedFileError: What is there cannot be read.
     """
 
     def change(before: Calibration | None) -> Calibration:
-        scores = {one.organism: one for kept in (before, calibration) if kept for one in kept.scores}
+        kept = before or beside
+        scores = {_same(one.organism): one for held in (kept, calibration) if held for one in held.scores}
         return calibration.model_copy(update={"scores": tuple(scores.values())})
 
-    stored = change_calibration(files, calibration.identity, change, owner=owner, reads=how == "union")
+    stored = change_calibration(files, calibration.identity, change, owner=owner)
     assert stored is not None
     return stored
+
+
+def _same(organism: str) -> str:
+    """What two names of one fine-tune share."""
+    return organism.rpartition("@")[2]
 
 
 def change_calibration(
@@ -82,7 +90,7 @@ def change_calibration(
     Args:
         files: The workspace's.
         identity: Of both.
-        change: Given what is there, says what is to be there; None leaves it as it is.
+        change: Given what is there, says what is to be there; None takes it away.
         owner: Who writes.
         reads: Whether what is there matters; if not, ``change`` is given None and it may be damaged.
 
@@ -98,7 +106,8 @@ def change_calibration(
         before = _read(files, name) if reads else None
         after = change(before)
         if after is None:
-            return before
+            files.delete(f"{FOLDER}/{name}.json")
+            return None
         ordered = sorted(after.scores, key=lambda one: (one.family, one.organism))
         stored = after.model_copy(update={"scores": tuple(ordered)})
         files.commit(f"{FOLDER}/{name}.json", f"{stored.model_dump_json(indent=1)}\n".encode())
