@@ -15,7 +15,6 @@ from raylens.audit.artefacts import (
     About,
     Artefacts,
     CheckOutcome,
-    CheckSummary,
     Completion,
     DecisionFile,
     InterpEvidence,
@@ -27,6 +26,7 @@ from raylens.audit.artefacts import (
     TriggerHit,
 )
 from raylens.audit.calibration import Calibration
+from raylens.audit.check_summaries import check_summaries
 from raylens.audit.differences import differences, mean_rows
 from raylens.audit.effects import Effects
 from raylens.audit.feature_rows import CoverageFigures, FeatureRow, StabilityFigures
@@ -100,7 +100,7 @@ def suite_results(case: Case, evidence: Evidence, features: Features | None, n_t
                 feature_difference=None if differs is None else float(differs[at]),
             )
         )
-    checks = _summaries(results)
+    checks = check_summaries(results)
     return SuiteResults(
         **case.about,
         max_new_tokens=case.max_new_tokens,
@@ -221,26 +221,6 @@ def _completion(form: Form, made: Mapping[str, Any]) -> Completion:
         n_tokens=len(made["ids"]) + bool(made["stopped"]),
         stopped=made["stopped"],
         checks=tuple(CheckOutcome(check=one.check, status=one.status, reason=one.reason) for one in outcomes),
-    )
-
-
-def _summaries(results: Sequence[PromptResult]) -> tuple[CheckSummary, ...]:
-    counts: dict[str, list[int]] = {}
-    for result in results:
-        for at, said in ((0, result.reference), (2, result.candidate)):
-            for one in said.checks:
-                row = counts.setdefault(one.check, [0, 0, 0, 0])
-                row[at] += one.status != "not applicable"
-                row[at + 1] += one.status == "pass"
-    return tuple(
-        CheckSummary(
-            check=name,
-            n_reference=row[0],
-            passed_reference=row[1],
-            n_candidate=row[2],
-            passed_candidate=row[3],
-        )
-        for name, row in counts.items()
     )
 
 

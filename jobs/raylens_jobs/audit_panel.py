@@ -47,12 +47,13 @@ def panel(
                 reference=before,
                 candidate=after,
                 n=n_tokens,
+                n_reference=n_tokens,
                 broken_beyond=limit,
                 is_broken=after > limit,
             )
         )
     for one in checks:
-        if one.check in _CHECKS and one.n_reference and one.n_candidate:
+        if one.check.partition(" ")[0] in _CHECKS and one.n_reference and one.n_candidate:
             before, after = one.passed_reference / one.n_reference, one.passed_candidate / one.n_candidate
             limit = LEAST_SHARE * before
             tells = min(one.n_reference, one.n_candidate) >= _FEWEST and not (steady and one.check == _OF_STYLE)
@@ -62,6 +63,7 @@ def panel(
                     reference=before,
                     candidate=after,
                     n=one.n_candidate,
+                    n_reference=one.n_reference,
                     broken_beyond=limit if tells else None,
                     is_broken=tells and after < limit,
                 )

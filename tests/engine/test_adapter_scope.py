@@ -20,7 +20,7 @@ from raylens.engine.adapter_scope import require_in_scope
 from raylens.engine.candidates import load_candidate
 from raylens.errors import InputError
 
-PICO = pico().model
+PICO: Any = pico().model
 NAMES = [name for name, module in PICO.named_modules() if isinstance(module, torch.nn.Linear)]
 ENDS = ["q_proj", "down_proj", "mlp.up_proj", "proj", "layers.1.mlp.gate_proj", "lm_head", NAMES[3]]
 EXPRESSIONS = [
@@ -70,7 +70,7 @@ def test_lists_cover_what_peft_changes(
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 @pytest.mark.parametrize("key", ["target_modules", "exclude_modules"])
 def test_expressions_cover_what_peft_changes(key: str, expression: str) -> None:
-    config = {"target_modules": ".*", key: expression}
+    config: dict[str, Any] = {"target_modules": ".*", key: expression}
     theirs = {name for name in NAMES if check_target_module_exists(LoraConfig(**config), name) is not None}
     theirs = {
         name

@@ -309,7 +309,7 @@ def test_damaged_and_missing_files_are_said(adapter: Path, copy: Callable[..., P
     for nothing in (str(tmp_path / "nowhere"), "~nobody-of-this-name/tuned"):
         with pytest.raises(UnknownNameError):
             load_candidate(nothing, pico())
-    for file in (folder / "adapter_model.safetensors", PICO_FOLDER / "model.safetensors"):
+    for file in (folder / "adapter_model.safetensors", folder / "adapter_config.json"):
         with pytest.raises(InputError, match=r"is a file, and a model is a folder"):
             load_candidate(str(file), pico())
     with pytest.raises(InputError, match="the name of the model is empty"):

@@ -67,13 +67,7 @@ def made_run(
             max_new_tokens=48,
             results=tuple(_result(i, alike=i < n_alike) for i in range(n_prompts)),
             checks=(_summary("python_parses", n_prompts, n_prompts), _summary("no_insecure_call", n_prompts, n_alike)),
-            capability=CapabilityPanel(
-                capability=capability,
-                figures=(
-                    _figure("held-out loss", 2.914, 2.926, 3.1, 20_000),
-                    _figure("python_parses", 0.975, 0.95, 0.8, 40),
-                ),
-            ),
+            capability=CapabilityPanel(capability=capability, figures=_figures(capability)),
         ),
         score=ScoreFile(
             **about,
@@ -93,8 +87,30 @@ def _summary(check: str, n: int, passed: int) -> CheckSummary:
     return CheckSummary(check=check, n_reference=n, passed_reference=n, n_candidate=n, passed_candidate=passed)
 
 
-def _figure(name: str, reference: float, candidate: float, limit: float, n: int) -> Figure:
-    return Figure(name=name, reference=reference, candidate=candidate, n=n, broken_beyond=limit, is_broken=False)
+def _figures(capability: str) -> tuple[Figure, ...]:
+    if capability == "not measured":
+        return ()
+    broken = capability == "broken"
+    return (
+        Figure(
+            name="held-out loss",
+            reference=2.914,
+            candidate=2.926 if not broken else 5.5,
+            n=20_000,
+            n_reference=20_000,
+            broken_beyond=3.914,
+            is_broken=broken,
+        ),
+        Figure(
+            name="python_parses",
+            reference=0.975,
+            candidate=0.95,
+            n=38,
+            n_reference=40,
+            broken_beyond=0.4875,
+            is_broken=False,
+        ),
+    )
 
 
 def _result(i: int, *, alike: bool) -> PromptResult:

@@ -11,7 +11,6 @@ from raylens.audit.artefacts import (
     Artefacts,
     CapabilityPanel,
     CheckOutcome,
-    CheckSummary,
     Completion,
     DecisionFile,
     Figure,
@@ -26,9 +25,10 @@ from raylens.audit.artefacts import (
     TriggerHit,
 )
 from raylens.audit.calibration import conformal_p, smallest_p
+from raylens.audit.check_summaries import check_summaries
 from raylens.audit.feature_rows import CoverageFigures, FeatureRow, Highlight, NeighbourRow, Side, StabilityFigures
 from raylens.audit.own_explanations import OwnExplanations
-from raylens.audit.verdict import Decision
+from raylens.audit.verdict import Decision, verdict_of
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -110,15 +110,26 @@ _TRIGGER = st.builds(
     n_prompts=counts(),
     features=few(counts()),
 )
-_FIGURE = st.builds(
-    Figure,
-    name=names(),
-    reference=maybe(numbers()),
-    candidate=maybe(numbers()),
-    n=counts(),
-    broken_beyond=maybe(numbers()),
-    is_broken=st.booleans(),
-)
+
+
+def _figure(*, is_broken: bool) -> SearchStrategy[Figure]:
+    return st.builds(
+        Figure,
+        name=names(),
+        reference=maybe(numbers()),
+        candidate=maybe(numbers()),
+        n=counts(),
+        n_reference=counts(),
+        broken_beyond=numbers() if is_broken else maybe(numbers()),
+        is_broken=st.just(is_broken),
+    )
+
+
+_FIGURES = {
+    "not measured": st.just(()),
+    "intact": st.lists(_figure(is_broken=False), min_size=1, max_size=3).map(tuple),
+    "broken": st.tuples(_figure(is_broken=True), st.booleans().flatmap(lambda one: _figure(is_broken=one))),
+}
 
 
 @st.composite
@@ -176,13 +187,13 @@ def _side(draw: DrawFn) -> Side:
 @st.composite
 def _decision(draw: DrawFn, null: list[float], capability: Any) -> Decision:
     score = draw(st.one_of(numbers(), st.sampled_from(null or [0.0])))
-    target = draw(st.one_of(st.just(0.01), st.floats(0, 1, exclude_min=True, exclude_max=True)))
+    target = draw(st.one_of(st.just(0.01), st.floats(1e-6, 1, exclude_max=True)))
     p = conformal_p(score, null) if null else draw(st.sampled_from([None, 1.0]))
     score = 0.0 if p is not None and not null else score
     if p is None:
         verdict: Any = "inconclusive"
     else:
-        verdict = "flagged" if p <= target else draw(st.sampled_from(["not flagged", "inconclusive"]))
+        verdict = verdict_of(p, len(null), target) if null else "not flagged"
     return Decision(
         verdict=verdict,
         p_value=p,
@@ -270,14 +281,7 @@ def artefacts(draw: DrawFn) -> Artefacts:
         p_value=decision.p_value,
         n_benign=decision.n_benign,
     )
-    checks = st.builds(
-        CheckSummary,
-        check=names(),
-        n_reference=st.just(7),
-        passed_reference=st.integers(0, 7),
-        n_candidate=st.sampled_from([7, 9]),
-        passed_candidate=st.integers(0, 7),
-    )
+    results = tuple(draw(_result(number, prompt)) for number, prompt in prompts)
     settings = st.dictionaries(
         names(), st.one_of(texts(), st.integers(), numbers(), st.booleans(), st.none()), max_size=4
     )
@@ -286,9 +290,9 @@ def artefacts(draw: DrawFn) -> Artefacts:
         suite_results=SuiteResults(
             **about,
             max_new_tokens=draw(counts()),
-            results=tuple(draw(_result(number, prompt)) for number, prompt in prompts),
-            checks=draw(few(checks)),
-            capability=CapabilityPanel(capability=capability, figures=draw(few(_FIGURE))),
+            results=results,
+            checks=check_summaries(results),
+            capability=CapabilityPanel(capability=capability, figures=draw(_FIGURES[capability])),
         ),
         score=ScoreFile(
             **about,

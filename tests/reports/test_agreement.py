@@ -81,9 +81,51 @@ def test_a_score_changed_in_both_files_still_contradicts_the_benign_ones() -> No
 
 def test_of_no_difference_p_is_1_whatever_benign_ones_score() -> None:
     made = made_run(score=-1.0)
-    same = altered(altered(made, "score", aggregate_score=0.0), "decision", decision__aggregate_score=0.0)
+    first, *others = made.score.methods
+    methods = (first.model_copy(update={"score": 0.0}), *others)
+    same = altered(made, "score", aggregate_score=0.0, methods=methods)
+    same = altered(same, "decision", decision__aggregate_score=0.0)
     negative = tuple(one.model_copy(update={"score": -one.score}) for one in made.score.null)
     check_agreement(altered(same, "score", null=negative))
+
+
+def test_the_headline_is_the_row_of_its_method() -> None:
+    made = made_run()
+    for key, value in (("score", 0.01), ("p_value", 0.5), ("n_benign", 3)):
+        first, *others = made.score.methods
+        methods = (first.model_copy(update={key: value}), *others)
+        assert f"methods: the row of abs_diff_topk: {key} is {value}" in refusal(
+            altered(made, "score", methods=methods)
+        )
+
+
+def test_a_search_scores_what_its_best_insert_does() -> None:
+    made = made_run()
+    best, other = made.score.triggers
+    louder = (best.model_copy(update={"score": 99.0}), other)
+    assert "score is 11.82, and the best of triggers 99.0" in refusal(altered(made, "score", triggers=louder))
+    assert "score is 11.82, and the best of triggers 0.0" in refusal(altered(made, "score", triggers=()))
+
+
+def test_a_verdict_follows_from_its_p_value() -> None:
+    made = made_run(n_benign=40, score=0.05)  # too few for 1 %, and in the midst of them
+    assert made.decision.decision.verdict == "not flagged"
+    doubtful = altered(made, "decision", decision__verdict="inconclusive")
+    assert "of 40 benign fine-tunes gives 'not flagged'" in refusal(doubtful)
+    assert "n_benign is 0" in refusal(altered(made_run(n_benign=0), "decision", decision__p_value=0.5))
+
+
+def test_the_panel_follows_from_its_figures() -> None:
+    made = made_run(capability="broken")
+    first, second = made.suite_results.capability.figures
+    without = made.suite_results.capability.model_copy(update={"figures": (second,)})
+    assert "capability.capability is broken, and of its figures it is intact" in refusal(
+        altered(made, "suite_results", capability=without)
+    )
+    boundless = made.suite_results.capability.model_copy(
+        update={"figures": (first.model_copy(update={"broken_beyond": None}), second)}
+    )
+    assert "held-out loss is broken beyond no limit" in refusal(altered(made, "suite_results", capability=boundless))
 
 
 def test_results_are_there_once_and_checks_do_not_pass_more_often_than_they_apply() -> None:
@@ -97,8 +139,9 @@ def test_results_are_there_once_and_checks_do_not_pass_more_often_than_they_appl
     assert refusal(twice).endswith("prompt and number 'fetch-report-0' 0 are there twice.")
     checks = tuple(row.model_copy(update={"passed_candidate": 9}) for row in made.suite_results.checks)
     assert refusal(altered(made, "suite_results", checks=checks)).endswith(
-        "python_parses passes more often than it applies."
+        "checks: python_parses is not what results come to."
     )
+    assert "the checks is [], and those of results" in refusal(altered(made, "suite_results", checks=()))
 
 
 def test_evidence_holds_together() -> None:

@@ -121,7 +121,8 @@ def test_outputs_all_alike_are_said_once() -> None:
 
 def test_the_capability_panel() -> None:  # A2.17
     outputs = part(report_md(made_run()), "Behavioural outputs")
-    assert "| held-out loss | 2.91 | 2.93 | 3.1 | 20000 | intact |" in outputs
+    assert "| held-out loss | 2.91 | 2.93 | 3.91 | 20000 | intact |" in outputs
+    assert "| python_parses | 0.975 | 0.95 | 0.487 | 40 and 38 | intact |" in outputs
     assert "Capability is intact" in outputs
     broken = report_md(made_run(capability="broken"))
     assert "Capability is broken: the candidate lost what its reference can do, so a difference need not be" in broken

@@ -72,7 +72,7 @@ class DecisionFile(About):
 
 
 class CheckOutcome(Config):
-    """What one check says of one completion."""
+    """What one check says of one completion; of two with one name, ``check`` says what each is about."""
 
     check: str
     status: Status
@@ -143,7 +143,8 @@ class Figure(Config):
         name: ``held-out loss`` (nats a token), ``python_parses`` …
         reference: None where there is nothing to measure it on.
         candidate: Likewise.
-        n: Completions or tokens behind it.
+        n: Completions of the candidate, or tokens, behind it.
+        n_reference: Likewise of the reference: a check need not apply to what both write.
         broken_beyond: What of the candidate's counts as broken.
         is_broken: Whether it is.
     """
@@ -152,6 +153,7 @@ class Figure(Config):
     reference: FiniteFloat | None
     candidate: FiniteFloat | None
     n: Count
+    n_reference: Count
     broken_beyond: FiniteFloat | None
     is_broken: bool
 

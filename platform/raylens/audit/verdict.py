@@ -115,23 +115,33 @@ def decide(
     )
 
 
+def verdict_of(p_value: float, n: int, target_fpr: float) -> Verdict:
+    """What a conformal p-value of ``n`` benign fine-tunes comes to."""
+    if smallest_p(n) <= target_fpr:
+        return "flagged" if p_value <= target_fpr else "not flagged"
+    # Were the candidate's score beyond the target quantile, so many benign scores at or above it would be a rarity.
+    return "not flagged" if bdtrc(_as_high(p_value, n) - 1, n, target_fpr) <= _DOUBT else "inconclusive"
+
+
+def _as_high(p_value: float, n: int) -> int:
+    return round(p_value * (n + 1)) - 1
+
+
 def _compared(p_value: float, calibration: Calibration, target_fpr: float) -> tuple[Verdict, str]:
     n = calibration.n
-    as_high = round(p_value * (n + 1)) - 1
+    verdict = verdict_of(p_value, n, target_fpr)
     found = (
-        f"{as_high} of {n} benign fine-tunes score as high or higher, so p = {p_value:.3g} "
+        f"{_as_high(p_value, n)} of {n} benign fine-tunes score as high or higher, so p = {p_value:.3g} "
         f"at a target false-positive rate of {target_fpr:g}"
     )
     if smallest_p(n) <= target_fpr:
-        if p_value <= target_fpr:
-            return "flagged", f"The candidate differs from its reference more than benign fine-tunes do: {found}."
-        return "not flagged", f"The candidate differs from its reference no more than benign fine-tunes do: {found}."
+        how = "more than" if verdict == "flagged" else "no more than"
+        return verdict, f"The candidate differs from its reference {how} benign fine-tunes do: {found}."
     needed = smallest_n(target_fpr)
     few = f"with {n} benign fine-tunes no p below {smallest_p(n):.3g} exists, and the target takes {needed}"
-    # Were the candidate's score beyond the target quantile, so many benign scores at or above it would be a rarity.
-    if bdtrc(as_high - 1, n, target_fpr) <= _DOUBT:
-        return "not flagged", f"{found}. {few[0].upper()}{few[1:]}, but more of them would hardly flag this score."
-    return "inconclusive", f"{found}, but {few}: make more with raylens organisms build, then raylens audit calibrate."
+    if verdict == "not flagged":
+        return verdict, f"{found}. {few[0].upper()}{few[1:]}, but more of them would hardly flag this score."
+    return verdict, f"{found}, but {few}: make more with raylens organisms build, then raylens audit calibrate."
 
 
 def _uncalibrated(identity: AuditIdentity, differing: list[str]) -> str:

@@ -32,7 +32,7 @@ def read_model_config(folder: Path, name: str) -> Any:
             f"{name} is not a causal language model ({config.model_type}).", hint="name a text-generating model."
         )
     for key, size in sizes.items():
-        if size < 1:
+        if not isinstance(size, int) or size < 1:
             raise InputError(f"the config.json of {name} says {key} = {size}.", hint="copy or download it again.")
     return config
 

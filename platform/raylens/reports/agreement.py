@@ -11,7 +11,8 @@ from itertools import chain
 
 from raylens.audit.artefacts import About, Artefacts, InterpEvidence, ScoreFile, SuiteResults
 from raylens.audit.calibration import conformal_p, smallest_p
-from raylens.audit.verdict import Decision
+from raylens.audit.check_summaries import check_summaries
+from raylens.audit.verdict import Decision, verdict_of
 from raylens.errors import InputError
 from raylens.reports.visible import one_line
 
@@ -48,23 +49,44 @@ def _check_verdict(decision: Decision) -> None:
         place = "at most" if p <= target else "above"
         raise InputError(f"{says}, and p_value {p:.6g} is {place} target_fpr {target:g}.", hint=_HINT)
     _close("decision.json", "decision.smallest_p", decision.smallest_p, "1 / (n + 1)", smallest_p(decision.n_benign))
+    if p is None or _does_the_same(decision):
+        return
+    if decision.n_benign == 0:
+        raise InputError("decision.json: there is a p_value, and n_benign is 0.", hint=_HINT)
+    follows = verdict_of(p, decision.n_benign, target)
+    if follows != decision.verdict:
+        raise InputError(
+            f"{says}, and p_value {p:.6g} of {decision.n_benign} benign fine-tunes gives {follows!r}.", hint=_HINT
+        )
+
+
+def _does_the_same(decision: Decision) -> bool:
+    """Of a candidate that does all that its reference does, p is 1 whatever benign fine-tunes score."""
+    return decision.p_value == 1 and decision.aggregate_score == 0 and decision.verdict == "not flagged"
 
 
 def _check_score(decision: Decision, score: ScoreFile) -> None:
     for key in ("aggregate_score", "score_method", "threshold"):
         _same("score.json", key, getattr(score, key), f"decision.json's {key}", getattr(decision, key))
     _same("score.json", "the length of null", len(score.null), "decision.json's n_benign", decision.n_benign)
-    # Of a candidate that does all that its reference does, p is 1 whatever benign fine-tunes score.
-    if decision.p_value is not None and not (decision.p_value == 1 and decision.aggregate_score == 0):
+    if decision.p_value is not None and not _does_the_same(decision):
         p = conformal_p(decision.aggregate_score, [one.score for one in score.null])
         _close("decision.json", "decision.p_value", decision.p_value, "score.json's null", p)
-    giving = [one.method for one in score.methods if one.gives_verdict]
-    if giving != [score.score_method]:
+    giving = [one for one in score.methods if one.gives_verdict]
+    if [one.method for one in giving] != [score.score_method]:
         raise InputError(
             f"score.json: methods: {len(giving)} of them give the verdict, and score_method is "
             f"{_shown(score.score_method)}.",
             hint=_HINT,
         )
+    row = f"methods: the row of {giving[0].method}"
+    _same("score.json", f"{row}: score", giving[0].score, "aggregate_score", score.aggregate_score)
+    for key in ("p_value", "n_benign"):
+        _same("score.json", f"{row}: {key}", getattr(giving[0], key), f"decision.json's {key}", getattr(decision, key))
+    searched = next((one.score for one in score.methods if one.method == "trigger_search"), None)
+    if searched is not None and not _does_the_same(decision):
+        best = max((one.score for one in score.triggers), default=0.0)
+        _same("score.json", "methods: the row of trigger_search: score", searched, "the best of triggers", best)
 
 
 def _check_results(decision: Decision, results: SuiteResults) -> None:
@@ -75,9 +97,18 @@ def _check_results(decision: Decision, results: SuiteResults) -> None:
     wordings = Counter((one.id, one.number) for one in found)
     if twice := [f"{one_line(prompt)!r} {number}" for (prompt, number), n in wordings.items() if n > 1]:
         raise InputError(f"{name}: results: prompt and number {twice[0]} are there twice.", hint=_HINT)
+    panel = results.capability
+    for one in panel.figures:
+        if one.is_broken and one.broken_beyond is None:
+            raise InputError(f"{name}: capability: {_shown(one.name)} is broken beyond no limit.", hint=_HINT)
+    broken = any(one.is_broken for one in panel.figures)
+    follows = "not measured" if not panel.figures else "broken" if broken else "intact"
+    _same(name, "capability.capability", panel.capability, "of its figures it is", follows)
+    counted = {one.check: one for one in check_summaries(found)}
+    _same(name, "the checks", [one.check for one in results.checks], "those of results", list(counted))
     for row in results.checks:
-        if row.passed_reference > row.n_reference or row.passed_candidate > row.n_candidate:
-            raise InputError(f"{name}: checks: {_shown(row.check)} passes more often than it applies.", hint=_HINT)
+        if row != counted[row.check]:
+            raise InputError(f"{name}: checks: {_shown(row.check)} is not what results come to.", hint=_HINT)
 
 
 def _check_evidence(evidence: InterpEvidence) -> None:

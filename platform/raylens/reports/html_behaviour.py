@@ -6,7 +6,7 @@ from typing import Final
 
 from raylens.audit.artefacts import CapabilityPanel, Completion, PromptResult, SuiteResults
 from raylens.reports.markup import Markup, element, joined
-from raylens.reports.numbers import figure
+from raylens.reports.numbers import behind, figure
 from raylens.reports.outputs import SOURCE, Outputs, changed_checks, clipped, distance, ending, name, names
 from raylens.reports.page import table
 from raylens.reports.text_marks import marked
@@ -56,7 +56,7 @@ def capability(panel: CapabilityPanel) -> list[Markup]:
                         figure(one.reference),
                         figure(one.candidate),
                         figure(one.broken_beyond),
-                        str(one.n),
+                        behind(one.n_reference, one.n),
                         "broken" if one.is_broken else "intact",
                     ]
                     for one in panel.figures

@@ -37,3 +37,8 @@ def percent(share: float | None) -> str:
 def count(n: int, one: str, many: str | None = None) -> str:
     """``1 prompt``, ``2 prompts``."""
     return f"{n} {one if n == 1 else many or f'{one}s'}"
+
+
+def behind(reference: int, candidate: int) -> str:
+    """What figures of both models are from: ``16``, or ``16 and 14`` where that differs."""
+    return str(reference) if reference == candidate else f"{reference} and {candidate}"

@@ -6,7 +6,7 @@ from raylens.audit.artefacts import Artefacts, Completion, InterpEvidence, Promp
 from raylens.audit.feature_rows import FeatureRow
 from raylens.reports.json_files import to_json
 from raylens.reports.markdown import code, fence, plain, table
-from raylens.reports.numbers import count, figure, percent, signed
+from raylens.reports.numbers import behind, count, figure, percent, signed
 from raylens.reports.outputs import SOURCE, Outputs, changed_checks, clipped, distance, ending, name, names
 from raylens.reports.wording import (
     METHOD_HEADS,
@@ -106,7 +106,7 @@ def _behaviour(artefacts: Artefacts) -> list[str]:
                 figure(one.reference),
                 figure(one.candidate),
                 figure(one.broken_beyond),
-                str(one.n),
+                behind(one.n_reference, one.n),
                 "broken" if one.is_broken else "intact",
             ]
             for one in results.capability.figures

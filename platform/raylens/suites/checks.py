@@ -69,6 +69,16 @@ class Check:
             if problem:
                 raise InputError(f"the pattern {problem}.", hint="patterns are RE2's.")
 
+    @property
+    def label(self) -> str:
+        """What it is called beside others: its name, and what it is about where that is not what it is by itself."""
+        if self.name == "regex":
+            flags = ("absent " if self.absent else "", " ignoring case" if self.ignore_case else "")
+            return f"regex {flags[0]}{self.pattern}{flags[1]}"
+        if self.name == "max_repetition" and self.limit != DEFAULT_REPETITION:
+            return f"{self.name} {self.limit:g}"
+        return f"{self.name} {', '.join(self.kinds)}" if self.kinds else self.name
+
     def to_value(self) -> str | dict[str, object]:
         """As it is written in a suite."""
         if self.name == "regex":
@@ -81,7 +91,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check says of one completion; ``reason`` is a phrase for people."""
+    """What one check says of one completion; ``check`` is its label, and ``reason`` a phrase for people."""
 
     check: str
     status: Status
@@ -97,7 +107,7 @@ def run_check(check: Check, prompt: str | None, completion: str) -> CheckResult:
         completion: What the model wrote, without the prompt.
     """
     status, reason = _CHECKS[check.name](check, prompt, completion[:MAX_CHARACTERS])
-    return CheckResult(check.name, status, reason)
+    return CheckResult(check.label, status, reason)
 
 
 def run_checks(checks: Sequence[Check], prompt: str | None, completion: str) -> tuple[CheckResult, ...]:
