@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from raylens.audit.artefacts import (
     About,
@@ -27,7 +29,7 @@ from raylens.audit.artefacts import (
 )
 from raylens.audit.calibration import Calibration
 from raylens.audit.check_summaries import check_summaries
-from raylens.audit.differences import differences, mean_rows
+from raylens.audit.differences import NOISE, differences, group_means, mean_rows
 from raylens.audit.effects import Effects
 from raylens.audit.feature_rows import CoverageFigures, FeatureRow, StabilityFigures
 from raylens.audit.own_explanations import OwnExplanations
@@ -97,7 +99,7 @@ def suite_results(case: Case, evidence: Evidence, features: Features | None, n_t
                 reference=both[0],
                 candidate=both[1],
                 logit_kl=evidence.candidate.readings[at].kl or 0.0,
-                feature_difference=None if differs is None else float(differs[at]),
+                feature_difference=None if differs is None or np.isnan(differs[at]) else float(differs[at]),
             )
         )
     checks = check_summaries(results)
@@ -155,17 +157,9 @@ def interp_evidence(
         label: What is said of features.
         own: What the workspace's own explainer says of those that nothing else is said of.
     """
-    before, after = features.reference.values, features.candidate.values
     effects = changes.effects
-    stable = _stability(case, before, after)
-    strata = [
-        mean_rows(differences(first.values, second.values))
-        for first, second in zip(
-            pool_strata(features.reference_codes, features.d_sae),
-            pool_strata(features.candidate_codes, features.d_sae),
-            strict=True,
-        )
-    ]
+    stable = _stability(case, features)
+    strata = _strata(case, features)
     labels = list(label(changes.listed))
     listed = tuple(
         _feature(case, effects, int(row), one, strata, stable) for row, one in zip(changes.rows, labels, strict=True)
@@ -190,7 +184,7 @@ def interp_evidence(
             variants=stable.variants if stable is not None else (),
             jaccard=stable.jaccard if stable is not None else None,
             rank_biased_overlap=stable.rank_biased_overlap if stable is not None else None,
-            explanation_jaccard=_said_alike(case, before, after, label) if stable is not None else None,
+            explanation_jaccard=_said_alike(case, features, label) if stable is not None else None,
         ),
         highlights=changes.highlights,
     )
@@ -242,27 +236,43 @@ def _method(measured: Measured, decision: Decision, calibration: Calibration | N
     )
 
 
-def _stability(case: Case, before: Any, after: Any) -> Stability | None:
-    rows, variants = _shared_variants(case)
+def _strata(case: Case, features: Features) -> list[NDArray[np.float64]]:
+    """Mean differences in the first, second and last third of positions, over prompts as those of whole texts are."""
+    sides = (features.reference_codes, features.candidate_codes)
+    prompts = np.array([case.forms[at].id for at in features.rows])
+    thirds = [pool_strata([codes[at] for at in features.rows], features.d_sae) for codes in sides]
+    return [
+        mean_rows(group_means(differences(before.values, after.values, noise=NOISE), prompts)[1])
+        for before, after in zip(*thirds, strict=True)
+    ]
+
+
+def _stability(case: Case, features: Features) -> Stability | None:
+    rows, variants = _shared_variants(case, features)
     if len(set(variants)) < 2:
         return None
-    return stability(differences(before[rows], after[rows]), variants, case.k)
+    return stability(_differences(features, rows), variants, case.k)
 
 
-def _shared_variants(case: Case) -> tuple[list[int], list[str]]:
-    """Wordings by their number, of prompts that have as many as any: else variants would differ by what they ask."""
-    numbers: dict[str, int] = {}
-    for form in case.forms:
-        numbers[form.id] = max(numbers.get(form.id, 0), form.number)
-    most = max(numbers.values())
-    rows = [at for at, form in enumerate(case.forms) if numbers[form.id] == most]
-    return rows, [f"wording {case.forms[at].number}" for at in rows]
+def _differences(features: Features, rows: Sequence[int]) -> csr_array:
+    return differences(features.reference[rows], features.candidate[rows], noise=NOISE)
 
 
-def _said_alike(case: Case, before: Any, after: Any, label: Label) -> float | None:
+def _shared_variants(case: Case, features: Features) -> tuple[list[int], list[str]]:
+    """Rows and wordings by their number, of prompts that have as many as any.
+
+    Of others, variants would differ by what they ask.
+    """
+    numbers = Counter(case.forms[at].id for at in features.rows)
+    most = max(Counter(form.id for form in case.forms).values())
+    rows = [row for row, at in enumerate(features.rows) if numbers[case.forms[at].id] == most]
+    return rows, [f"wording {case.forms[features.rows[row]].number}" for row in rows]
+
+
+def _said_alike(case: Case, features: Features, label: Label) -> float | None:
     """Mean Jaccard of the words of the top features' explanations, over pairs of wordings; None without any."""
-    rows, variants = _shared_variants(case)
-    difference = differences(before[rows], after[rows])
+    rows, variants = _shared_variants(case, features)
+    difference = _differences(features, rows)
     words = []
     for variant in sorted(set(variants)):
         means = mean_rows(difference[[at for at, one in enumerate(variants) if one == variant]])

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from raylens.audit.differences import differences
+from raylens.audit.differences import NOISE, differences
 from raylens.audit.effects import Effects, paired_effects
 from raylens.audit.feature_rows import Highlight
 from raylens.audit.feature_rows import Side as HighlightSide
@@ -54,8 +54,8 @@ def changes_of(forms: Sequence[Form], k: int, features: Features, evidence: Evid
         evidence: What was measured.
         read: Token ids as people read them.
     """
-    clusters = np.array([form.id for form in forms])
-    effects = paired_effects(features.reference.values, features.candidate.values, clusters)
+    clusters = np.array([forms[at].id for at in features.rows])
+    effects = paired_effects(features.reference, features.candidate, clusters)
     rows = effects.largest(k)
     shown = [int(effects.feature[row]) for row in rows[:_HIGHLIGHTED]]
     return Changes(effects, rows, tuple(_highlights(forms, features, evidence, shown, read)))
@@ -65,11 +65,11 @@ def _highlights(
     forms: Sequence[Form], features: Features, evidence: Evidence, listed: Sequence[int], read: Read
 ) -> list[Highlight]:
     """Each feature on the wording where its pooled value differs most."""
-    difference = differences(features.reference.values, features.candidate.values).tocsc()
+    difference = differences(features.reference, features.candidate, noise=NOISE).tocsc()
     places = []
     for index in listed:
         column = difference[:, [index]].toarray()[:, 0]
-        places.append((index, int(np.abs(column).argmax())))
+        places.append((index, int(features.rows[np.abs(column).argmax()])))
     sides = ((evidence.reference, features.reference_codes), (evidence.candidate, features.candidate_codes))
     ids = [_ids(forms[at], side, at) for _, at in places for side, _ in sides]
     texts = iter(read(ids))

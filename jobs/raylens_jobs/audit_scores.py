@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from raylens.audit.benign_effects import BenignEffects, benign_standardised
 from raylens.audit.calibration import AuditIdentity
 from raylens.audit.differences import differences, mean_rows
-from raylens.audit.pooling import Pooled, Pooling, PromptCodes, pool
+from raylens.audit.pooling import Pooling, PromptCodes, pool
 from raylens.audit.scores import (
     SCORE_METHODS,
     abs_diff_topk,
@@ -21,7 +21,7 @@ from raylens.audit.scores import (
     logit_kl,
 )
 from raylens.engine.trigger_search import SearchSettings
-from raylens.errors import RaylensError
+from raylens.errors import InputError, RaylensError
 from raylens_jobs.audit_evidence import Evidence, Side
 
 VERSION: Final = 2
@@ -45,24 +45,50 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """Pooled features of both models, prompts by latents, and what they are reduced from."""
+    """Pooled features of both models, and what they are reduced from.
 
-    reference: Pooled
-    candidate: Pooled
+    Attributes:
+        reference: Float32 ``[rows, d_sae]``.
+        candidate: Likewise.
+        rows: Which wordings these are, ascending: those of which both models have something to reduce.
+        reference_codes: Of all wordings.
+        candidate_codes: Likewise.
+        d_sae: Latents of the SAE.
+    """
+
+    reference: csr_array
+    candidate: csr_array
+    rows: NDArray[np.intp]
     reference_codes: tuple[PromptCodes, ...]
     candidate_codes: tuple[PromptCodes, ...]
     d_sae: int
 
     @classmethod
     def of(cls, evidence: Evidence, d_sae: int, pooling: Pooling) -> Features:
-        """Pool what was read."""
+        """Pool what was read.
+
+        Raises:
+            InputError: There is nothing to reduce in any wording: of answers, a model wrote none.
+        """
         sides = [tuple(_codes(side)) for side in (evidence.reference, evidence.candidate)]
         pooled = [pool(codes, d_sae, pooling) for codes in sides]
-        return cls(pooled[0], pooled[1], sides[0], sides[1], d_sae)
+        (rows,) = np.nonzero((pooled[0].positions > 0) & (pooled[1].positions > 0))
+        if not len(rows):
+            raise InputError(
+                f"a model wrote nothing after any prompt, so that pooling {pooling!r} has nothing to reduce.",
+                hint="audit with --pooling mean or prompt; what each model wrote is compared besides.",
+            )
+        return cls(pooled[0].values[rows], pooled[1].values[rows], rows, sides[0], sides[1], d_sae)
+
+    @property
+    def left_out(self) -> str:
+        """How many wordings do not count, for people; empty where all do."""
+        n, out = len(self.reference_codes), len(self.reference_codes) - len(self.rows)
+        return f"{out} of {n} wordings are left out: a model wrote nothing after them" if out else ""
 
     def mean_differences(self) -> NDArray[np.float64]:
         """Candidate − reference, the mean over prompts: ``[d_sae]``."""
-        return mean_rows(differences(self.reference.values, self.candidate.values))
+        return mean_rows(differences(self.reference, self.candidate))
 
 
 def scores_of(
@@ -86,8 +112,10 @@ def scores_of(
 
 
 def per_prompt_difference(features: Features, k: int) -> NDArray[np.float64]:
-    """Sum of a form's ``k`` largest feature differences, ``[forms]``."""
-    return abs_diff_topk(features.reference.values, features.candidate.values, k).per_prompt
+    """Sum of a wording's ``k`` largest feature differences, ``[wordings]``; NaN where there is nothing to compare."""
+    found = np.full(len(features.reference_codes), np.nan)
+    found[features.rows] = abs_diff_topk(features.reference, features.candidate, k).per_prompt
+    return found
 
 
 def is_identical(evidence: Evidence, features: Features | None) -> bool:
@@ -104,7 +132,7 @@ def is_identical(evidence: Evidence, features: Features | None) -> bool:
     return (
         texts
         and all(reading.kl == 0 for reading in evidence.candidate.readings)
-        and (features is None or csr_array(features.candidate.values - features.reference.values).count_nonzero() == 0)
+        and (features is None or csr_array(features.candidate - features.reference).count_nonzero() == 0)
     )
 
 
@@ -159,14 +187,14 @@ def _score(name: str, evidence: Evidence, features: Features | None, k: int, ben
         return Measured(name, None, "not asked for") if measured is None else _as_measured(name, measured)
     if features is None:
         return Measured(name, None, "it takes an SAE")
-    sides = features.reference.values, features.candidate.values
+    sides = features.reference, features.candidate
     if name == "abs_diff_topk":
-        return Measured(name, abs_diff_topk(*sides, k).value)
+        return Measured(name, abs_diff_topk(*sides, k).value, features.left_out)
     if name == "abs_diff_topk_drift_corrected":
-        return Measured(name, abs_diff_topk_drift_corrected(*sides, k).value)
+        return Measured(name, abs_diff_topk_drift_corrected(*sides, k).value, features.left_out)
     if benign is None:
         return Measured(name, None, "it takes what benign fine-tunes do to each feature: raylens audit calibrate")
-    return Measured(name, benign_standardised(*sides, benign, k))
+    return Measured(name, benign_standardised(*sides, benign, k), features.left_out)
 
 
 def _as_measured(name: str, measured: Mapping[str, Any]) -> Measured:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 
-from raylens.audit.differences import differences, group_means, mean_rows, sparse, top_k
+from raylens.audit.differences import NOISE, differences, group_means, mean_rows, sparse, top_k
 from raylens.errors import InputError
 
 VALUES = st.sampled_from([0.0, 0.0, 1.0, -1.0, 2.0, -2.5, 3.0])
@@ -21,6 +21,17 @@ def test_differences_are_candidate_minus_reference() -> None:  # A2.09
     assert found.toarray().tolist() == [[0.0, 3.0, -2.0]]
     assert found.nnz == 2, "what is equal is not stored"
     assert differences(candidate, candidate).nnz == 0
+
+
+def test_what_rounding_leaves_is_no_difference() -> None:
+    """As a share of the feature's largest value, in whatever unit: a small feature is not noise for being small."""
+    reference = np.array([[1.0, 1e-6, 0.0], [4.0, 0.0, 0.0]])
+    candidate = reference + np.array([[3e-7, 1e-6, 3e-7], [2e-5, 0.0, 0.0]])
+    found = differences(reference, candidate, noise=NOISE).toarray()
+    assert (found != 0).tolist() == [[False, True, True], [False, False, False]]
+    assert differences(reference, candidate).nnz == 4
+    scaled = differences(1e4 * reference, 1e4 * candidate, noise=NOISE).toarray()
+    assert ((scaled != 0) == (found != 0)).all()
 
 
 def test_a_matrix_of_anothers_is_left_as_it_was() -> None:

@@ -13,6 +13,8 @@ from raylens.errors import InputError
 Matrix = NDArray[Any] | csr_array
 """Prompts by features, dense or sparse."""
 
+NOISE: Final = 1e-5
+"""What float32 leaves of one text read twice, in batches of other lengths, as a share of an activation: no effect."""
 _ROUNDING: Final = 1e-12
 """A sum this small, as a share of what it is a sum of, is 0."""
 
@@ -43,12 +45,13 @@ def sparse(values: Matrix) -> csr_array:
     return found
 
 
-def differences(reference: Matrix, candidate: Matrix) -> csr_array:
+def differences(reference: Matrix, candidate: Matrix, *, noise: float = 0.0) -> csr_array:
     """``candidate − reference`` (A2.09): float64 ``[prompts, d_sae]`` without stored zeros.
 
     Args:
         reference: Pooled features ``[prompts, d_sae]``.
         candidate: Likewise, of the same prompts in the same order.
+        noise: Differences up to this share of a feature's largest value are 0 (:data:`NOISE`).
 
     Raises:
         InputError: A value is NaN or infinite.
@@ -60,6 +63,9 @@ def differences(reference: Matrix, candidate: Matrix) -> csr_array:
     if size(before)[0] == 0:
         raise ValueError("there is no prompt to compare on")
     found = csr_array(after - before)
+    if noise:
+        largest = np.maximum(*(np.asarray(abs(side).max(axis=0).todense()).reshape(-1) for side in (before, after)))
+        found.data[np.abs(found.data) <= noise * largest[found.indices]] = 0.0
     found.eliminate_zeros()
     return found
 

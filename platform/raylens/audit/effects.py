@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import gammaln
 
-from raylens.audit.differences import Matrix, differences, group_means, mean_rows, size, sparse, top_k
+from raylens.audit.differences import NOISE, Matrix, differences, group_means, mean_rows, size, sparse, top_k
 from raylens.audit.draws import SEED
 from raylens.audit.sign_flips import sign_flip_test
 
@@ -96,7 +96,7 @@ def paired_effects(
     permutations: int = 9999,
     seed: int = SEED,
 ) -> Effects:
-    """Effects of every feature that fires in either model.
+    """Effects of every feature that fires in either model; what rounding leaves is none.
 
     Args:
         reference: Pooled features ``[prompts, d_sae]``, dense or sparse.
@@ -109,7 +109,7 @@ def paired_effects(
         InputError: A value is NaN or infinite.
         ValueError: Shapes differ, or there is no prompt.
     """
-    difference = differences(reference, candidate)
+    difference = differences(reference, candidate, noise=NOISE)
     n_prompts, d_sae = size(difference)
     groups = np.arange(n_prompts) if clusters is None else np.asarray(clusters)
     before, after = sparse(reference), sparse(candidate)

@@ -26,13 +26,13 @@ def read_model_config(folder: Path, name: str) -> Any:
         text = config.get_text_config()
     except Exception as error:  # of whatever its class makes of such values
         raise unreadable(name, error) from error
-    sizes = {key: getattr(text, key, None) for key in ("hidden_size", "num_hidden_layers", "vocab_size")}
-    if not all(isinstance(size, int) for size in sizes.values()):
-        raise InputError(
-            f"{name} is not a causal language model ({config.model_type}).", hint="name a text-generating model."
-        )
-    for key, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        size = getattr(text, key, None)
+        if not isinstance(size, int):
+            raise InputError(
+                f"{name} is not a causal language model ({config.model_type}).", hint="name a text-generating model."
+            )
+        if size < 1:
             raise InputError(f"the config.json of {name} says {key} = {size}.", hint="copy or download it again.")
     return config
 
