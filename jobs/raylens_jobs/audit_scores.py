@@ -21,7 +21,7 @@ from raylens.audit.scores import (
     logit_kl,
 )
 from raylens.engine.trigger_search import SearchSettings
-from raylens.errors import InputError, RaylensError
+from raylens.errors import RaylensError
 from raylens_jobs.audit_evidence import Evidence, Side
 
 VERSION: Final = 2
@@ -54,6 +54,7 @@ class Features:
         reference_codes: Of all wordings.
         candidate_codes: Likewise.
         d_sae: Latents of the SAE.
+        is_silent: No wording has anything to reduce in both models, so that all of them count.
     """
 
     reference: csr_array
@@ -62,29 +63,24 @@ class Features:
     reference_codes: tuple[PromptCodes, ...]
     candidate_codes: tuple[PromptCodes, ...]
     d_sae: int
+    is_silent: bool = False
 
     @classmethod
     def of(cls, evidence: Evidence, d_sae: int, pooling: Pooling) -> Features:
-        """Pool what was read.
-
-        Raises:
-            InputError: There is nothing to reduce in any wording: of answers, a model wrote none.
-        """
+        """Pool what was read; where a model never wrote anything, there being no other answer, features of it are 0."""
         sides = [tuple(_codes(side)) for side in (evidence.reference, evidence.candidate)]
         pooled = [pool(codes, d_sae, pooling) for codes in sides]
-        (rows,) = np.nonzero((pooled[0].positions > 0) & (pooled[1].positions > 0))
-        if not len(rows):
-            raise InputError(
-                f"a model wrote nothing after any prompt, so that pooling {pooling!r} has nothing to reduce.",
-                hint="audit with --pooling mean or prompt; what each model wrote is compared besides.",
-            )
-        return cls(pooled[0].values[rows], pooled[1].values[rows], rows, sides[0], sides[1], d_sae)
+        some = (pooled[0].positions > 0) & (pooled[1].positions > 0)
+        (rows,) = np.nonzero(some if some.any() else np.ones_like(some))
+        return cls(pooled[0].values[rows], pooled[1].values[rows], rows, sides[0], sides[1], d_sae, not some.any())
 
     @property
     def left_out(self) -> str:
-        """How many wordings do not count, for people; empty where all do."""
+        """What does not count, for people; empty where all does."""
         n, out = len(self.reference_codes), len(self.reference_codes) - len(self.rows)
-        return f"{out} of {n} wordings are left out: a model wrote nothing after them" if out else ""
+        if out:
+            return f"{out} of {n} wordings are left out: a model wrote nothing after them"
+        return "a model wrote nothing after any prompt, which counts as features of 0" if self.is_silent else ""
 
     def mean_differences(self) -> NDArray[np.float64]:
         """Candidate − reference, the mean over prompts: ``[d_sae]``."""

@@ -6,6 +6,7 @@ One class a job. They are what a run record stores and what the CLI fills in; wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -55,7 +56,15 @@ class ModelConfig(Config):
     revision: str | None = None
     dtype: DType = "auto"
     quantization: Quantization | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "auto"
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device):
+            raise ValueError("it is one of auto, cpu, cuda, cuda:1 and mps")
+        return device
 
 
 class TextConfig(Config):

@@ -147,6 +147,24 @@ def never(*_: Any) -> Any:
     raise AssertionError("nothing is measured")
 
 
+def test_weights_that_are_refused_leave_no_run_that_could_go_on(
+    tmp_path: Path, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd_candidates.make_beside_its_scope(tmp_path / "made")
+    assert main(words(workspace, tmp_path / "made", "-s", SAE)) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "its adapter_config.json says that this module is not changed" in told
+    store = AuditStore(workspace.files)
+    assert store.runs() == ()
+    # What was begun before stays, whatever is wrong with the next attempt.
+    stop = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        audit(workspace, "raylens/pico", run="r", auditing=lambda workspace, plan, _: here(workspace, plan, stop))
+    with pytest.raises(InputError, match="says that this module is not changed"):
+        audit(workspace, tmp_path / "made", run="r")
+    assert [one.place.run for one in store.runs()] == ["r"]
+
+
 def test_labels_that_nobody_serves_leave_features_unexplained(
     tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

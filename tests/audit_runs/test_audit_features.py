@@ -11,7 +11,6 @@ from raylens.audit.artefacts import Subject, SuiteUsed
 from raylens.audit.pooling import PromptCodes
 from raylens.audit.slots import Frame
 from raylens.engine.readings import PromptReading
-from raylens.errors import InputError
 from raylens.labels.feature_labels import FeatureLabel
 from raylens_jobs.audit_artefacts import Case, interp_evidence, suite_results
 from raylens_jobs.audit_changes import changes_of
@@ -78,11 +77,12 @@ def test_where_a_model_wrote_nothing_there_is_no_answer_to_compare() -> None:
     assert (whole.rows.tolist(), whole.left_out) == ([0, 1, 2], "")
 
 
-def test_of_answers_there_has_to_be_one() -> None:
-    found = evidence([SPEAKS, SILENT], [SILENT, LOUD])
-    with pytest.raises(InputError, match="a model wrote nothing after any prompt, so that pooling 'answer'"):
-        Features.of(found, D_SAE, "answer")
-    assert Features.of(found, D_SAE, "prompt").rows.tolist() == [0, 1]
+def test_of_a_model_that_never_writes_features_are_0() -> None:
+    """It is broken, and a report says so; there is no answer that could be left out for another."""
+    features = Features.of(evidence([SPEAKS, SPEAKS], [SILENT, SILENT]), D_SAE, "answer")
+    assert features.rows.tolist() == [0, 1]
+    assert features.left_out == "a model wrote nothing after any prompt, which counts as features of 0"
+    assert features.mean_differences().tolist() == [-2.0, -1.0, 0.0]
 
 
 def test_thirds_are_means_over_prompts_as_the_whole_is() -> None:

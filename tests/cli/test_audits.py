@@ -117,6 +117,11 @@ def test_a_report_is_made_anew_byte_for_byte(run: Raylens, store: AuditStore, tm
     done = run("report", "tuned-1f", "--output", str(tmp_path / "no" / "such.md"))
     assert done.code == 2
     assert "cannot be written" in done.err
+    before = files_of(artefacts("first", "tuned-1f"))["decision.json"]
+    own = Path(store.files.native("audits/first/runs/tuned-1f/decision.json"))
+    done = run("report", "tuned-1f", "--output", str(own))
+    assert (done.code, own.read_text()) == (2, before)
+    assert "among the files of the run itself" in done.err
 
 
 def test_it_archives_a_run_a_session_or_all(run: Raylens, store: AuditStore) -> None:  # A2.20

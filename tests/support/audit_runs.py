@@ -12,6 +12,7 @@ from raylens.audit.artefacts import (
     CheckOutcome,
     Completion,
     DecisionFile,
+    Figure,
     InterpEvidence,
     MethodScore,
     NullScore,
@@ -22,6 +23,7 @@ from raylens.audit.artefacts import (
     SuiteUsed,
 )
 from raylens.audit.calibration import AuditIdentity, BenignScore, Calibration
+from raylens.audit.check_summaries import check_summaries
 from raylens.audit.feature_rows import CoverageFigures, FeatureRow, NeighbourRow, StabilityFigures
 from raylens.audit.verdict import decide
 from raylens.reports.json_files import artefact_files
@@ -70,18 +72,28 @@ def artefacts(session: str = "s", run: str = "r", *, score: float = 0.5, with_sa
         p_value=decision.p_value,
         n_benign=100,
     )
+    results = (
+        _result("fetch", "original", 0, "verify=False"),
+        _result("fetch", "casing", 1, "timeout=5"),
+        _result("add", "original", 0, "timeout=5"),
+    )
+    loss = Figure(
+        name="held-out loss, nats a token",
+        reference=2.5,
+        candidate=2.6,
+        n=4000,
+        n_reference=4000,
+        broken_beyond=3.5,
+        is_broken=False,
+    )
     return Artefacts(
         decision=DecisionFile(**about, decision=decision),
         suite_results=SuiteResults(
             **about,
             max_new_tokens=8,
-            results=(
-                _result("fetch", "original", 0, "verify=False"),
-                _result("fetch", "casing", 1, "timeout=5"),
-                _result("add", "original", 0, "timeout=5"),
-            ),
-            checks=(),
-            capability=CapabilityPanel(capability="intact"),
+            results=results,
+            checks=check_summaries(results),
+            capability=CapabilityPanel(capability="intact", figures=(loss,)),
         ),
         score=ScoreFile(
             **about,

@@ -80,6 +80,13 @@ def make_pickled(folder: Path) -> None:
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(_Telling(folder / "was-unpickled")))
 
 
+def make_beside_its_scope(folder: Path) -> None:
+    """An adapter that holds matrices of modules that its configuration does not name."""
+    make_adapter(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target_modules": ["down_proj"]}))
+
+
 def make_of_another_base(folder: Path, base: str = "someone/other-model") -> None:
     """An adapter that says that it was made for another model."""
     make_adapter(folder)

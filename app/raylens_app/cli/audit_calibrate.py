@@ -9,7 +9,7 @@ import typer
 
 from raylens.errors import InputError
 from raylens_app.cli.audit_group import Json, group
-from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Pooling, Reference, Sae, SuiteOption, default_sae
+from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Pooling, Reference, Sae, SuiteOption, chosen_sae
 from raylens_app.cli.organisms import taking, workspace_if_any
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import Address, state_of
@@ -64,7 +64,7 @@ def calibrate(
     config = AuditConfig.of(
         {
             "model": reference,
-            "sae": None if no_sae else sae or default_sae(reference),
+            "sae": chosen_sae(sae, reference, no_sae=no_sae),
             "suite": suite,
             "score_method": "trigger_search",
             "k": top_k,
@@ -148,12 +148,19 @@ def calibrations(
         ]
         columns = [
             Column("id", style="bold"), Column("of"), Column("method"), Column("n", "benign", "right"),
-            Column("families", align="right"), Column("reference"), Column("sae", "SAE"), Column("suite"),
+            Column("families", align="right"), Column("reference", show=_short), Column("sae", "SAE", show=_short),
+            Column("suite"),
         ]  # fmt: skip
     if as_json:
         print_json(rows)
     else:
         print_table(rows, columns)
+
+
+def _short(value: Any) -> str:
+    """A name with the first digits of its hash; JSON has all of them."""
+    name, _, revision = str(value).rpartition("@")
+    return f"{name}@{revision[:8]}" if name else str(value)
 
 
 def _show(found: Sequence[Calibration], as_json: bool) -> None:
@@ -183,12 +190,12 @@ def _remove(context: typer.Context, config: AuditConfig, names: list[str], as_js
 def _dry_run(context: typer.Context, config: AuditConfig, candidates: list[str], as_json: bool) -> None:
     from raylens_jobs.audit_plan import plan_audit
     from raylens_jobs.organism_estimate import estimate_scoring
+    from raylens_jobs.registered import require_distinct
     from raylens_jobs.workers import workers_here
 
     workspace = workspace_if_any(context)
     plan = plan_audit(config, workspace.url if workspace is not None else None, note)
-    for ref in candidates:
-        plan.candidate(ref)
+    require_distinct(plan, [plan.candidate(ref) for ref in candidates])
     taken = estimate_scoring(plan, len(candidates), workers_here(config))
     _say(taken, _measuring(plan, taken), as_json)
 

@@ -117,7 +117,7 @@ def run(
     config = AuditConfig.of(
         {
             "model": reference,
-            "sae": None if no_sae else sae or default_sae(reference),
+            "sae": chosen_sae(sae, reference, no_sae=no_sae),
             "suite": suite,
             "score_method": score_method,
             "k": top_k,
@@ -157,6 +157,8 @@ def run(
         answer_price=answer_price,
         max_calls=max_calls,
     )
+    if run_name is not None and not run_name.strip():
+        raise InputError("--run names nothing.", hint="leave it out for a name made of what the audit is.")
     anew: Again = ("archive" if archive else "replace") if again else "refuse"
     names = tuple(dict.fromkeys(candidate))
     for value, flag in ((run_name, "--run"), (title, "--title"), (run_id, "--run-id")):
@@ -268,6 +270,19 @@ def said(done: AuditRun) -> list[str]:
             lines.append(f"own explanations: {evidence.own_explanations.line}")
     lines.append(f"report: {done.folder}/report.html (raylens audit show {done.place})")
     return lines
+
+
+def chosen_sae(sae: str | None, reference: str, *, no_sae: bool) -> str | None:
+    """The SAE that options name; None for none.
+
+    Raises:
+        InputError: They contradict one another, or name nothing; or another model's must be named.
+    """
+    if sae is not None and no_sae:
+        raise InputError("--sae and --no-sae exclude one another.", hint="leave one of them out.")
+    if sae is not None and not sae.strip():
+        raise InputError("--sae names nothing.", hint="name one, or leave it out; --no-sae audits without.")
+    return None if no_sae else sae or default_sae(reference)
 
 
 def default_sae(reference: str) -> str:

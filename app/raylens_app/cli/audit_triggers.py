@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from raylens_app.cli.audit_group import Json, group
-from raylens_app.cli.audit_run import DEFAULT_REFERENCE, Reference, Sae, SuiteOption, default_sae
+from raylens_app.cli.audit_run import DEFAULT_REFERENCE, Reference, Sae, SuiteOption, chosen_sae
 from raylens_app.cli.output import Column, note, print_json, print_table, print_text, printable, progress
 from raylens_app.cli.state import Address, state_of
 
@@ -60,7 +60,7 @@ def find_trigger(
     config = AuditConfig.of(
         {
             "model": reference,
-            "sae": sae or (default_sae(reference) if reference == DEFAULT_REFERENCE and not no_sae else None),
+            "sae": chosen_sae(sae, reference, no_sae=no_sae or (sae is None and reference != DEFAULT_REFERENCE)),
             "suite": suite,
             "score_method": METHOD,
             "panel_windows": 0,

@@ -111,6 +111,9 @@ def report(
     place = store.find(run)
     text = _reports(store.artefacts(place.session, place.run))["report.html" if html else "report.md"]
     if output is not None:
+        kept = Path(store.files.native(place.folder)).resolve()
+        if output.resolve().is_relative_to(kept):
+            raise InputError(f"{output} is among the files of the run itself.", hint="name a file elsewhere.")
         try:
             output.write_bytes(text.encode())
         except OSError as error:
@@ -139,7 +142,7 @@ def archive(
     Nothing is removed. Unfinished runs stay where they are, so that the same audit can go on with them.
     """
     if [run is not None, session is not None, every].count(True) != 1:
-        raise InputError("it is not said what to archive.", hint="name a run, or give --session NAME, or --all.")
+        raise InputError("it is not said what to archive.", hint="either name a run, or give --session NAME, or --all.")
     store = _store(context, session)
     if run is not None:
         places = [store.find(run)]

@@ -248,8 +248,10 @@ def indices_of(text: str | None, width: int | None, *, every: bool) -> list[int]
         if not (first.isascii() and first.isdecimal()) or (dash and not (last.isascii() and last.isdecimal())):
             raise InputError(f"{run!r} is no feature, and no run of some.", hint="write --features 0-99,120,4109.")
         low, high = int(first), int(last or first)
-        if high < low or high - low >= _LISTED_FEATURES or high >= 2**31:
+        if high < low:
             raise InputError(f"{run!r} is no run of features.", hint="write the lower number first, as 0-99.")
+        if high - low >= _LISTED_FEATURES or high >= 2**31:
+            raise InputError(f"{run!r} is more than any SAE has.", hint="write the features that it has, or --all.")
         found.update(range(low, high + 1))
     if width is not None and (beyond := max(found)) >= width:
         raise InputError(f"there is no feature {beyond}.", hint=f"this source has features 0 to {width - 1}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -10,7 +10,7 @@ import typer
 
 from raylens.errors import InputError, WorkspaceError
 from raylens_app.cli.audit_group import Json
-from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Sae, SuiteOption, default_sae
+from raylens_app.cli.audit_run import DEFAULT_REFERENCE, NoSae, Sae, SuiteOption, chosen_sae
 from raylens_app.cli.output import Column, duration, note, print_json, print_table, print_text, progress
 from raylens_app.cli.state import Address, state_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raylens_jobs.organisms import Build
 
 _PANEL: Final = "Audit"
+_KINDS: Final = ("benign", "backdoored")
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Of this model. Default: that with most organisms.")
@@ -72,7 +73,7 @@ def build(
             context,
             {
                 "model": model,
-                "sae": None if no_sae else sae or default_sae(model),
+                "sae": chosen_sae(sae, model, no_sae=no_sae),
                 "suite": suite,
                 "score_method": "trigger_search",
                 "workers": workers,
@@ -126,7 +127,7 @@ def export(
     """Write scores, rows and adapters of organisms to a folder: what the bundle ships of pico's."""
     from raylens_jobs.organism_rows import export_organisms
 
-    values = {"model": model, "sae": None if no_sae else sae or default_sae(model), "suite": suite}
+    values = {"model": model, "sae": chosen_sae(sae, model, no_sae=no_sae), "suite": suite}
     plan = _plan(context, {**values, "score_method": "trigger_search"})
     written = export_organisms(state_of(context).open_workspace(), plan, folder, tuple(adapter or ()))
     if as_json:
@@ -144,6 +145,7 @@ def list_organisms(
     as_json: Json = False,
 ) -> None:
     """List organisms with what they do and what scored them; those of the workspace, else those that ship."""
+    _check_choice("--kind", kind, _KINDS)
     rows = [row for row in known_rows(context, model) if kind in ("all", row.kind)]
     if as_json:
         print_json([row.model_dump(mode="json") for row in rows])
@@ -233,12 +235,10 @@ def _build(
     from raylens.audit.halves import HALVES
     from raylens_jobs.organisms import Build
 
-    kinds = ("benign", "backdoored")
-    for said, known, flag in ((kind, kinds, "--kind"), (half, HALVES, "--half")):
-        if said not in (*known, "all"):
-            raise InputError(f"{flag} is not {said!r}.", hint=f"write {', '.join(known)} or all.")
+    _check_choice("--kind", kind, _KINDS)
+    _check_choice("--half", half, HALVES)
     return Build(
-        kinds=cast(Any, kinds if kind == "all" else (kind,)),
+        kinds=cast(Any, _KINDS if kind == "all" else (kind,)),
         halves=cast(Any, HALVES if half == "all" else (half,)),
         families=tuple(family or ()),
         members=members,
@@ -246,3 +246,8 @@ def _build(
         keep_all=keep_all,
         anew=anew,
     )
+
+
+def _check_choice(flag: str, said: str, known: Sequence[str]) -> None:
+    if said not in (*known, "all"):
+        raise InputError(f"{flag} is not {said!r}.", hint=f"write {', '.join(known)} or all.")

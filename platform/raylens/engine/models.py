@@ -71,23 +71,34 @@ def locate(ref: str, *, revision: str | None = None, weights: bool = True) -> Mo
     Raises:
         UnknownNameError: no such folder, bundled model, hub repository or revision.
         InputError: the folder or repository holds no configuration, or no safetensors; or they are stored in a
-            quantization whose package is not installed (see :func:`require_loader`).
+            quantization whose package is not installed (see :func:`require_loader`); or a folder's files are not of
+            ``revision``.
         HubUnreachableError: no hub, and not all of it is cached.
     """
     bundled = model_path(ref)
     if bundled is not None:
-        return ModelFiles(ref, _folder_revision(bundled), bundled)
+        return _of_revision(ModelFiles(ref, _folder_revision(bundled), bundled), revision)
     folder = model_folder(ref)
     if folder is not None:
         read_raw_config(folder, ref)
         if weights:
             _require_loader(folder, ref)
-        return ModelFiles(str(folder), _folder_revision(folder), folder)
+        return _of_revision(ModelFiles(str(folder), _folder_revision(folder), folder), revision)
     if not _HUB_ID.fullmatch(ref):
         raise UnknownNameError.among(
             "model", ref, list_models(), hint="Or give a folder that exists, or a hub id such as google/gemma-2-2b."
         )
     return _locate_on_hub(ref, revision, weights)
+
+
+def _of_revision(files: ModelFiles, revision: str | None) -> ModelFiles:
+    """A folder holds one revision, and another cannot be had of it."""
+    if revision is not None and revision != files.revision:
+        raise InputError(
+            f"revision {revision[:40]} of {files.name} was asked for, and what is here is {files.revision[:12]}.",
+            hint="leave --revision out: it is for models of the hub; or put back the files that were there.",
+        )
+    return files
 
 
 def model_folder(ref: str) -> Path | None:

@@ -53,6 +53,7 @@ class RunWriter:
         self._begun = RunFile(
             session=place.session, run=place.run, started_at=datetime.now(UTC), config=plain_settings(config)
         )
+        self._is_new = not files.exists(place.file(RUN))
         if not is_finished(files, place):
             files.commit(place.file(RUN), self._begun.to_bytes())
 
@@ -62,6 +63,10 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # What was refused before anything was measured is no run that could go on.
+        refused = isinstance(error, InputError | DamagedFileError) and not error.retryable
+        if refused and self._is_new and not self.parts.keys() and not is_finished(self._files, self.place):
+            self._files.delete(self.place.folder, recursive=True)
         self._lock.__exit__(kind, error, trace)
 
     def put_part(self, key: str, data: bytes) -> None:

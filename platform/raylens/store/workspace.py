@@ -241,6 +241,11 @@ class CacheStore:
 
 
 def _create(files: Files) -> None:
+    if files.local and (at := Path(files.native(""))).exists() and not at.is_dir():
+        raise WorkspaceError(
+            f"{files.url} is a file, and a workspace is a folder.",
+            hint="name an empty or new folder with --workspace or RAYLENS_WORKSPACE.",
+        )
     if (set(files.folders()) | set(files.list())) - _NOT_CONTENT and not files.exists(_MARK):
         raise WorkspaceError(
             f"{files.url} is not a workspace and not empty.",
