@@ -175,7 +175,8 @@ def run_audit(
     with store.write_run(place.session, place.run, journal.run_id, again=request.again, config=asked) as writer:
         store.create_session(place.session, asked)
         with (auditing or on_ray)(workspace, plan, tell) as work:
-            evidence = work.evidence(request.candidate, Tagged(writer, plan.pieces_key(candidate)))
+            own = Tagged(writer, plan.pieces_key(candidate))
+            evidence = work.evidence(request.candidate, own, candidate.revision)
             made = _judge(plan, workspace, candidate, request, place, evidence, work, journal)
         texts = artefact_files(made)
         kept = read_artefacts(texts)
@@ -268,6 +269,7 @@ def _interp(
             changes,
             lambda wanted: labels.labels(wanted, decoder, hide_low_similarity=plan.config.hide_low_similarity),
             own,
+            labels.unanswered,
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from raylens.engine.readings import PromptReading, PromptTokens, from_bytes, to_
 from raylens.engine.sae_choice import SaeChoice
 from raylens.engine.trigger_search import Hit, Scan, SearchSettings, grow, try_place
 from raylens.engine.weight_projection import weight_projection
-from raylens.errors import RaylensError
+from raylens.errors import InputError, RaylensError
 from raylens_jobs.audit_forms import Form
 from raylens_jobs.processes import this_process
 
@@ -49,6 +49,18 @@ class Subjects:
     sae: SaeChoice | None
 
 
+class FineTune(NamedTuple):
+    """A candidate as it was when it was asked for.
+
+    Attributes:
+        ref: As :func:`raylens.engine.candidates.load_candidate` takes it.
+        revision: What it has to be; None for whatever it is.
+    """
+
+    ref: str
+    revision: str | None
+
+
 class AuditActor:
     """Runs models for an audit.
 
@@ -63,10 +75,12 @@ class AuditActor:
             subjects.reference, revision=subjects.revision, dtype=subjects.dtype, device=subjects.device
         )
         self._sae = subjects.sae.load(str(self._reference.device)) if subjects.sae else None
-        self._candidate: tuple[str, LoadedModel] | None = None
+        self._candidate: tuple[FineTune, LoadedModel] | None = None
         self._pieces: list[str] | None = None
 
-    def complete(self, who: Who, candidate: str, forms: Sequence[Form], max_new_tokens: int) -> list[dict[str, Any]]:
+    def complete(
+        self, who: Who, candidate: FineTune, forms: Sequence[Form], max_new_tokens: int
+    ) -> list[dict[str, Any]]:
         """What a model writes after each form: ``text``, ``ids`` and ``stopped``."""
         model = self._model(who, candidate)
         made = generate(model, [form.ids for form in forms], max_new_tokens)
@@ -78,7 +92,7 @@ class AuditActor:
     def read(
         self,
         who: Who,
-        candidate: str,
+        candidate: FineTune,
         forms: Sequence[Form],
         answers: Sequence[Sequence[int]],
         reference: bytes | None,
@@ -91,14 +105,14 @@ class AuditActor:
             tops = [one.next_tokens for one in from_bytes(reference) if one.next_tokens is not None]
         return to_bytes(read_prompts(model, self._sae, texts, tops))
 
-    def scan(self, who: Who, candidate: str, place: Place) -> bytes:
+    def scan(self, who: Who, candidate: FineTune, place: Place) -> bytes:
         """What comes next after each single token at a place."""
         model = self._model(who, candidate)
         return to_bytes([PromptReading(None, next_tokens=scan_inserts(model, place.scan, self._inserts(place)))])
 
     def search(
         self,
-        candidate: str,
+        candidate: FineTune,
         place: Place,
         of_reference: bytes,
         of_candidate: bytes,
@@ -110,7 +124,7 @@ class AuditActor:
         grown = grow(model, scan, settings)
         return [self._row(hit) for hit in try_place(model, self._reference, scan, grown, settings)]
 
-    def hit_features(self, candidate: str, place: Place, insert: str, k: int) -> list[tuple[int, float]]:
+    def hit_features(self, candidate: FineTune, place: Place, insert: str, k: int) -> list[tuple[int, float]]:
         """Features that fire on an insert more in the candidate, with how much more: the largest mean differences.
 
         Means are over prompts of the largest activation in each; what differs without the insert is taken off.
@@ -129,12 +143,12 @@ class AuditActor:
         order = np.argsort(-risen, kind="stable")[:k]
         return [(int(feature), float(risen[feature])) for feature in order if risen[feature] > 0]
 
-    def losses(self, who: Who, candidate: str, windows: Sequence[Sequence[int]]) -> list[float]:
+    def losses(self, who: Who, candidate: FineTune, windows: Sequence[Sequence[int]]) -> list[float]:
         """Nats of each window, its first token given."""
         found = continuation_log_probs(self._model(who, candidate), [(window[:1], window[1:]) for window in windows])
         return [-float(value) for value in found]
 
-    def weight_projection(self, candidate: str) -> dict[str, Any]:
+    def weight_projection(self, candidate: FineTune) -> dict[str, Any]:
         """The score of :mod:`raylens.engine.weight_projection`, or why there is none."""
         if self._sae is None:
             return {"score": None, "note": "it takes an SAE"}
@@ -145,7 +159,9 @@ class AuditActor:
         top = ", ".join(f"{one.index} ({one.side})" for one in found.top[:5])
         return {"score": found.score, "note": f"largest on features {top}" if top else "no such weight differs"}
 
-    def difference_sae(self, candidate: str, forms: Sequence[Form], more: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def difference_sae(
+        self, candidate: FineTune, forms: Sequence[Form], more: Sequence[Sequence[int]]
+    ) -> dict[str, Any]:
         """The score of :mod:`raylens.engine.difference_sae`, at the hook of the SAE."""
         # It trains with sae-lens, which takes longer to import than all else here; one actor of an audit needs it.
         from raylens.engine.difference_sae import activation_differences, difference_sae, read_activations
@@ -177,12 +193,17 @@ class AuditActor:
         """Where this runs, for :func:`raylens_jobs.processes.await_exit`."""
         return this_process()
 
-    def _model(self, who: Who, candidate: str) -> LoadedModel:
+    def _model(self, who: Who, candidate: FineTune) -> LoadedModel:
         if who == "reference":
             return self._reference
         if self._candidate is None or self._candidate[0] != candidate:
             self._candidate = None  # let go of the last one first
-            self._candidate = (candidate, load_candidate(candidate, self._reference))
+            loaded = load_candidate(candidate.ref, self._reference)
+            if candidate.revision not in (None, loaded.revision):
+                raise InputError(
+                    f"the files of {candidate.ref} have changed since the audit began.", hint="start the audit again."
+                )
+            self._candidate = (candidate, loaded)
         return self._candidate[1]
 
     def _inserts(self, place: Place) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
@@ -146,7 +146,12 @@ def score_file(
 
 
 def interp_evidence(
-    case: Case, features: Features, changes: Changes, label: Label, own: OwnExplanations | None = None
+    case: Case,
+    features: Features,
+    changes: Changes,
+    label: Label,
+    own: OwnExplanations | None = None,
+    unanswered: Collection[int] = (),
 ) -> InterpEvidence:
     """``interp_evidence.json``.
 
@@ -156,6 +161,7 @@ def interp_evidence(
         changes: What changed.
         label: What is said of features.
         own: What the workspace's own explainer says of those that nothing else is said of.
+        unanswered: Features that their source of labels did not answer for; read when all are labelled.
     """
     effects = changes.effects
     stable = _stability(case, features)
@@ -177,7 +183,7 @@ def interp_evidence(
         smallest_p=effects.smallest_p,
         n_significant=int((effects.q_value <= _SIGNIFICANT).sum()),
         features=listed,
-        coverage=CoverageFigures(**Coverage.of(labels).fields()),
+        coverage=CoverageFigures(**Coverage.of(labels, unanswered).fields()),
         own_explanations=own,
         stability=StabilityFigures(
             k=case.k,

@@ -17,7 +17,7 @@ import ray
 from raylens.audit.slots import Place, places
 from raylens.engine.readings import PromptReading, from_bytes
 from raylens.engine.trigger_search import SearchSettings
-from raylens_jobs.audit_actor import AuditActor, Subjects, Who
+from raylens_jobs.audit_actor import AuditActor, FineTune, Subjects, Who
 from raylens_jobs.audit_forms import Form, frames_of
 from raylens_jobs.audit_pool import Keep, Piece, Pool, RayPool
 from raylens_jobs.failures import ray_failures
@@ -102,18 +102,20 @@ class Auditor:
         self._report = report
         self._done = self._total = 0
 
-    def evidence(self, candidate: str, own: Keep) -> Evidence:
+    def evidence(self, ref: str, own: Keep, revision: str | None = None) -> Evidence:
         """Measure a candidate.
 
         Args:
-            candidate: As :func:`raylens.engine.candidates.load_candidate` takes it.
+            ref: As :func:`raylens.engine.candidates.load_candidate` takes it.
             own: Where its pieces are kept.
+            revision: That these pieces are of; None where nobody can change it.
 
         Raises:
-            MismatchError, InputError, DamagedFileError: The candidate cannot be loaded or compared.
+            MismatchError, InputError, DamagedFileError: The candidate cannot be loaded or compared, or is not of that
+                revision any more.
             RunError: An actor failed.
         """
-        task, chunks = self._task, self._chunks()
+        candidate, task, chunks = FineTune(ref, revision), self._task, self._chunks()
         self._done, self._total = 0, 4 * len(chunks) + 2 + 3 * len(task.places) + len(task.methods)
         with ray_failures("the audit"):
             self._run(self._pieces(candidate, chunks, own))
@@ -142,7 +144,7 @@ class Auditor:
         with ray_failures("the audit"):
             self._pool.release()
 
-    def _pieces(self, candidate: str, chunks: Sequence[Sequence[Form]], own: Keep) -> list[Piece]:
+    def _pieces(self, candidate: FineTune, chunks: Sequence[Sequence[Form]], own: Keep) -> list[Piece]:
         """All but what is asked of the best inserts; what takes longest begins first, so that no worker ends late."""
         task = self._task
         sides: tuple[tuple[Who, Keep], ...] = (("reference", self._shared), ("candidate", own))
@@ -169,7 +171,13 @@ class Auditor:
         return found + [Piece.of(keep, f"{who}-losses", "losses", who, candidate, task.panel) for who, keep in sides]
 
     def _reading(
-        self, who: Who, candidate: str, at: int, chunk: Sequence[Form], answers: Piece, reference: Piece | None = None
+        self,
+        who: Who,
+        candidate: FineTune,
+        at: int,
+        chunk: Sequence[Form],
+        answers: Piece,
+        reference: Piece | None = None,
     ) -> Piece:
         """Of prompts with their answers; the candidate's are compared with the reference's."""
 
@@ -180,7 +188,7 @@ class Auditor:
         needs = (answers,) if reference is None else (answers, reference)
         return Piece(answers.keep, f"{who}-readings-{at}", "read", arguments, needs)
 
-    def _search(self, candidate: str, place: Place, scans: Sequence[Piece], own: Keep) -> Piece:
+    def _search(self, candidate: FineTune, place: Place, scans: Sequence[Piece], own: Keep) -> Piece:
         settings = self._task.search
 
         def arguments() -> tuple[Any, ...]:
@@ -188,7 +196,7 @@ class Auditor:
 
         return Piece(own, f"search-{place.name}", "search", arguments, tuple(scans))
 
-    def _hits(self, candidate: str, own: Keep) -> tuple[Mapping[str, Any], ...]:
+    def _hits(self, candidate: FineTune, own: Keep) -> tuple[Mapping[str, Any], ...]:
         """The best inserts of all places, with features of the very best."""
         places = self._task.places
         found = [hit for place in places for hit in _json(own.get_part(f"search-{place.name}"))]
@@ -276,7 +284,7 @@ def _driven(rises: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def _arguments(name: str, candidate: str, task: Task) -> tuple[Any, ...]:
+def _arguments(name: str, candidate: FineTune, task: Task) -> tuple[Any, ...]:
     if name == "weight_projection":
         return (candidate,)
     return candidate, tuple(form for form in task.forms if form.number == 0), task.panel

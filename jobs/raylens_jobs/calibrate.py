@@ -78,7 +78,8 @@ def calibrate(
         shared = store.references(plan.reference_key)
         with auditor(plan.subjects, plan.task, shared, choose_workers(plan.config)) as work:
             for done, (one, candidate) in enumerate(found, start=1):
-                evidence = work.evidence(one.ref, store.parts(_SESSION, plan.pieces_key(candidate)))
+                kept = store.parts(_SESSION, plan.pieces_key(candidate))
+                evidence = work.evidence(one.ref, kept, candidate.revision)
                 features = Features.of(evidence, plan.sae[1].d_sae, plan.config.pooling) if plan.sae else None
                 name = registered_name(shown(one.ref), candidate)
                 if features is not None:
@@ -94,13 +95,13 @@ def calibrate(
                         f"run {journal.run_id} was stopped after {done} of {len(found)} fine-tunes.",
                         hint="run the same command again to go on from there.",
                     )
-    kept = []
+    stored = []
     for method in (name for name in SCORE_METHODS if name in scores):
         made = Calibration(identity=plan.identity(method), scores=tuple(scores[method]))
-        kept.append(save_calibration(workspace.files, made, beside=shipped_calibration(made.identity)))
+        stored.append(save_calibration(workspace.files, made, beside=shipped_calibration(made.identity)))
     standardised = recalibrate(workspace, plan)
     if standardised is not None:
-        kept.append(standardised)
+        stored.append(standardised)
     for _, candidate in found:
         store.parts(_SESSION, plan.pieces_key(candidate)).drop_parts()
-    return kept
+    return stored

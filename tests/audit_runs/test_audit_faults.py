@@ -182,6 +182,7 @@ def test_labels_that_nobody_serves_leave_features_unexplained(
     assert evidence is not None
     assert len(evidence.features) == 10
     assert all(row.explanation is None and row.proxy_explanation is None for row in evidence.features)
-    assert (evidence.coverage.n_direct, evidence.coverage.n_proxy) == (0, 0)
+    assert (evidence.coverage.n_direct, evidence.coverage.n_proxy, evidence.coverage.n_unanswered) == (0, 0, 10)
+    assert evidence.coverage.line.endswith(", not answered for 10/10")
     assert done.decision.verdict == "inconclusive"
     assert evidence.coverage.line in (Path(done.folder) / "report.md").read_text()

@@ -116,6 +116,7 @@ class Coverage(Answer):
         n_direct: With an explanation of their own.
         n_proxy: With that of the nearest explained feature.
         n_low_similarity: Of those, where that is far away.
+        n_unanswered: That their source of labels did not answer for.
         line: The same as a sentence.
     """
 
@@ -123,6 +124,7 @@ class Coverage(Answer):
     n_direct: int
     n_proxy: int
     n_low_similarity: int
+    n_unanswered: int
     line: str
 
 

@@ -71,12 +71,13 @@ class FeatureRow(Config):
 
 
 class CoverageFigures(Config):
-    """How much of the features is explained (A2.05)."""
+    """How much of the features is explained (A2.05); for ``n_unanswered`` the source of labels did not answer."""
 
     n_features: Count
     n_direct: Count
     n_proxy: Count
     n_low_similarity: Count
+    n_unanswered: Count = 0
     best_neighbour_cosine_median: FiniteFloat | None
     best_neighbour_cosine_minimum: FiniteFloat | None
     line: str

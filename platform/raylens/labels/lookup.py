@@ -44,6 +44,8 @@ class Lookup:
     ) -> None:
         self.here, self.source = here, source
         self.held = (*others, here) if here is not None else tuple(others)
+        self.unanswered: set[int] = set()
+        """Features looked up that Neuronpedia was asked for and did not answer."""
         self._own = own
         self._client = LabelClient(LabelStore(workspace.files), settings or LabelSettings.from_environment())
 
@@ -70,6 +72,7 @@ class Lookup:
         if self.source is not None:
             for feature, looked in self._client.labels(self.source, wanted).items():
                 found[feature] += looked.explanations
+                (self.unanswered.add if self.asks and looked.why else self.unanswered.discard)(feature)
         return found
 
     def explained(self) -> list[int]:
