@@ -72,7 +72,15 @@ def _wrote(result: Any, text: str) -> Any:
 
 
 def _figure() -> Figure:
-    return Figure(name="held-out loss", reference=3.5, candidate=3.75, n=512, broken_beyond=4.5, is_broken=False)
+    return Figure(
+        name="held-out loss",
+        reference=3.5,
+        candidate=3.75,
+        n=512,
+        n_reference=512,
+        broken_beyond=4.5,
+        is_broken=False,
+    )
 
 
 def _hit(text: str) -> TriggerHit:
