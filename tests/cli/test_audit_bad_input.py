@@ -23,7 +23,7 @@ AUDIT = ("audit", "run", "-c", "raylens/pico")
         ((*AUDIT, "--no-sae", "--sae", "raylens-pico-res/layer_3"), "--sae and --no-sae exclude one another"),
         ((*AUDIT, "--sae", ""), "--sae names nothing"),
         ((*AUDIT, "--run", ""), "--run names nothing"),
-        ((*AUDIT, "--revision", "abc"), "revision abc of raylens/pico was asked for, and what is here is afc43130db2f"),
+        ((*AUDIT, "--revision", "abc"), "raylens/pico holds revision afc43130db2f, and abc was asked for"),
         (
             (*AUDIT, "--target-fpr", "3e-30"),
             "target_fpr is not valid: input should be greater than or equal",

@@ -204,17 +204,23 @@ def test_a_build_says_what_it_takes_before_it_begins(
     assert (asked[0].keep, asked[0].keep_all, asked[0].families) == (("tabs-1",), False, ("tabs",))
 
 
-def test_what_a_calibration_would_take(raylens: Raylens, nowhere: Path, tune: str) -> None:
+def test_what_a_calibration_would_take(raylens: Raylens, nowhere: Path, tune: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    make_adapter(other, seed=1)
     done = raylens(nowhere, *CALIBRATE, "--candidate", tune, "--dry-run")
     assert done.code == 0, done.err
     assert done.out.startswith("1 fine-tune is to be measured: about ")
     assert "on 1 worker of this machine" in done.out
     one, two = (
-        raylens(nowhere, *CALIBRATE, *(["--candidate", tune] * n), "--dry-run", "--json").document for n in (1, 2)
+        raylens(nowhere, *CALIBRATE, "--candidate", tune, *more, "--dry-run", "--json").document
+        for more in ((), ("--candidate", str(other)))
     )
     assert (one["candidates"], two["candidates"], one["workers"]) == (1, 2, 1)
     assert two["operations"] / one["operations"] == pytest.approx(3 / 2)  # the reference is read once
     assert one["seconds"] > 0
+    twice = raylens(nowhere, *CALIBRATE, "--candidate", tune, "--candidate", tune, "--dry-run")
+    assert twice.code == 2
+    assert "are the same fine-tune" in twice.err
     lost = raylens(nowhere, *CALIBRATE, "--candidate", f"{tune}-not", "--dry-run")
     assert lost.code == 2
     assert "tune-not" in lost.err

@@ -215,7 +215,7 @@ def spoilt(tmp_path: Path, how: str) -> str:
     ("how", "error", "says"),
     [
         ("awq", InputError, "is stored in AWQ, which needs gptqmodel"),
-        ("pickled", InputError, r"has no model\*.safetensors weights, but only pickled ones"),
+        ("pickled", InputError, r"has no model.safetensors and no index of parts, but only pickled ones"),
         ("missing", UnknownNameError, "unknown model"),
     ],
 )

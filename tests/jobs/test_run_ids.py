@@ -9,7 +9,7 @@ import pytest
 from raylens.store.runs import find_run
 from raylens.store.workspace import Workspace
 from raylens_app.cli.main import main
-from small_audits import SUITE, audit
+from small_audits import SUITE, audit, config
 
 
 @pytest.fixture
@@ -24,8 +24,10 @@ def run(workspace: Workspace, *words: str) -> int:
 
 
 def test_an_audit_that_is_finished_already_is_told_of_as_one_that_was_made(workspace: Workspace) -> None:
-    done = audit(workspace, "raylens/pico", run="again")
-    assert run(workspace, "--candidate", "raylens/pico", "--run", "again", "--run-id", "audit-waited-for") == 0
+    done = audit(workspace, "raylens/pico", config(sae=None, score_method="logit_kl"), run="again")
+    same = ("--score-method", "logit_kl", "--no-trigger-search", "--max-new-tokens", "6", "--top-k", "10")
+    again = ("--candidate", "raylens/pico", "--run", "again", "--run-id", "audit-waited-for")
+    assert run(workspace, *again, *same) == 0
     record = find_run(workspace.files, "audit-waited-for")
     assert record.status == "succeeded"
     assert (record.figures["session"], record.figures["run"]) == (done.place.session, done.place.run)

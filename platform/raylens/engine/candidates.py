@@ -178,11 +178,6 @@ def _find_adapter(ref: str, revision: str | None) -> Adapter | None:
 def _with_adapter(candidate: Candidate, base: LoadedModel) -> LoadedModel:
     assert candidate.adapter is not None
     assert candidate.base is not None
-    if base.revision != candidate.base.revision:
-        raise InputError(
-            f"the files of {base.name} have changed since it was loaded as the reference.",
-            hint="start the audit again.",
-        )
     with memory_advice(f"merging {candidate.name}", base.device):
         merged = merge(base.model, candidate.adapter)
         # Made anew, as the engine keeps hold of modules.

@@ -95,8 +95,8 @@ def _of_revision(files: ModelFiles, revision: str | None) -> ModelFiles:
     """A folder holds one revision, and another cannot be had of it."""
     if revision is not None and revision != files.revision:
         raise InputError(
-            f"revision {revision[:40]} of {files.name} was asked for, and what is here is {files.revision[:12]}.",
-            hint="leave --revision out: it is for models of the hub; or put back the files that were there.",
+            f"{files.name} holds revision {files.revision[:12]}, and {revision[:12]} was asked for.",
+            hint="its files have changed since: begin anew; or leave --revision out, as a folder has but one.",
         )
     return files
 
