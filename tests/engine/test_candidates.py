@@ -234,7 +234,7 @@ def whole_head(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (longer, r"its lora_B.bias of model.layers.0.mlp.down_proj is \[129\], and the reference needs \[128\]"),
+        (longer, "holds a bias of model.layers.0.mlp.down_proj, and its configuration says that it has none"),
         (wider, r"was made for another model: its lora_A of model.layers.0.self_attn.q_proj is \[4, 256\], and the "
          r"reference needs \[4, 128\]"),
         (taller, r"its lora_B of model.layers.0.mlp.up_proj is \[512, 4\], and the reference needs \[768, 4\]"),
@@ -254,6 +254,12 @@ def test_weights_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match=said) as caught:
         load_candidate(str(copy(weights=edit)), pico())
     one_sentence(caught.value)
+
+
+def test_a_bias_has_the_shape_of_what_it_is_added_to(copy: Callable[..., Path]) -> None:
+    said = r"its lora_B.bias of model.layers.0.mlp.down_proj is \[129\], and the reference needs \[128\]"
+    with pytest.raises(MismatchError, match=said):
+        load_candidate(str(copy({"lora_bias": True}, longer)), pico())
 
 
 def test_an_adapter_for_another_base_is_refused(copy: Callable[..., Path]) -> None:  # A2.15

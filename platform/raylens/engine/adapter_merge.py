@@ -159,6 +159,12 @@ def _sorted_out(adapter: Adapter) -> tuple[dict[str, dict[str, Tensor]], dict[tu
             raise InputError(f"{adapter.name} holds {name}, which is no part of a LoRA adapter.", hint=MERGE_HINT)
     if not lora and not whole:
         raise InputError(f"{adapter.name} holds no weights.", hint="train it, or copy it again.")
+    biased = next((module for module, parts in lora.items() if _BIAS in parts), None)
+    if biased is not None and not adapter.config.get("lora_bias"):  # peft passes it over
+        raise InputError(
+            f"{adapter.name} holds a bias of {biased}, and its configuration says that it has none (lora_bias).",
+            hint="save the adapter again with the configuration it was trained with.",
+        )
     for module, is_below in sorted(spelled):
         # Where peft wraps a module, the base's own weight lies one name lower; under any other name it is passed over.
         if is_below != (module in lora):
