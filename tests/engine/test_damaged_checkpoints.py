@@ -143,6 +143,15 @@ def with_an_adapter(folder: Path) -> None:
         (config(model_type=["llama"]), ""),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "the config.json of .* cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), "the config.json of .* is no object"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("[" * 100_000),
+            "has no tokenizer that transformers can",
+        ),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "has no tokenizer that transformers can"),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text('{"tokenizer_class": 5}'),
+            "has no tokenizer that transformers can read",
+        ),
         (with_an_adapter, "holds a whole model and an adapter"),
     ],
 )

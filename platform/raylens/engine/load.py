@@ -235,7 +235,7 @@ def tokenizer_of(files: ModelFiles) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError, ImportError) as error:
+    except Exception as error:  # of whatever a tokenizer's class makes of a stranger's files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{files.name} has no tokenizer that transformers can read ({reason}).",
